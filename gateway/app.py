@@ -1,0 +1,89 @@
+"""The REST server: its routes, its limits, and how it stops."""
+
+from typing import Final
+
+from aiohttp import web
+
+from gateway import api, panel
+from gateway.guard import Guard
+from gateway.keys import REGISTRY
+from gateway.negotiate import prefers_json
+from luna_grpc.auth import Authenticator
+from luna_grpc.config import Settings
+from luna_grpc.registry import Registry
+
+PREFIX: Final = "/registry/v1"
+MAX_BODY: Final = 100 * 1024
+KEEPALIVE: Final = 75.0
+"""Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
+
+
+class RestServer:
+    """Serves the REST API and the panel on one port."""
+
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+        self.ready = False
+        self.app = web.Application(middlewares=[Guard(authenticator, settings).middleware], client_max_size=MAX_BODY)
+        self.app[REGISTRY] = registry
+        self._add_routes()
+        self._runner = web.AppRunner(
+            self.app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=settings.shutdown_grace
+        )
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port; 0 picks a free one.
+
+        Raises:
+            OSError: the port cannot be had.
+
+        """
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, reuse_port=False).start()
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Let requests in flight finish, for at most `shutdown_grace` seconds."""
+        await self._runner.cleanup()
+
+    def _add_routes(self) -> None:
+        instance = PREFIX + "/instances/{instanceId}"
+        self.app.add_routes(
+            [
+                web.get("/", _to_panel),
+                web.get("/livez", _livez),
+                web.get("/readyz", self._readyz),
+                web.post(instance, api.post_instance),
+                web.put(instance, api.put_instance),
+                web.get(instance, api.get_instance),
+                web.delete(instance, api.delete_instance),
+                web.get(PREFIX + "/services", _services),
+                web.get(PREFIX + "/services/", _services),
+                web.get(PREFIX + "/services/json", api.get_services),
+                web.get(PREFIX + "/services/{name}", _service),
+                web.static(PREFIX + "/static", panel.STATIC),
+            ]
+        )
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        registry = request.app[REGISTRY]
+        lines = ["ok" if self.ready else "not ready"]
+        if "verbose" in request.query:
+            lines.append(f"serving: {'yes' if self.ready else 'no, starting or stopping'}")
+            lines.append(f"warming: {'yes, watchers from before the start wait' if registry.warming else 'no'}")
+        return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
+
+
+async def _to_panel(_: web.Request) -> web.Response:
+    raise web.HTTPFound(PREFIX + "/services/")
+
+
+async def _livez(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+async def _services(request: web.Request) -> web.Response:
+    return await (api.get_services if prefers_json(request) else panel.services_page)(request)
+
+
+async def _service(request: web.Request) -> web.Response:
+    return await (api.get_service if prefers_json(request) else panel.service_page)(request)

@@ -1,0 +1,39 @@
+"""Which of two forms of an answer a client wants: a page or JSON (RFC 9110, section 12.5.1)."""
+
+from typing import Final
+
+from aiohttp import web
+
+_HTML: Final = ("text/html", "text/*", "*/*")
+_JSON: Final = ("application/json", "application/*", "*/*")
+
+
+def prefers_html(request: web.Request) -> bool:
+    """Whether a client asks for a page by name, as browsers do."""
+    accept = request.headers.get("Accept", "")
+    return "text/html" in accept and not prefers_json(request)
+
+
+def prefers_json(request: web.Request) -> bool:
+    """Whether a client wants JSON more than a page; who has no preference does not."""
+    accept = request.headers.get("Accept", "*/*")
+    if "json" not in accept:
+        return False
+    weights = _weights(accept)
+    return _quality(weights, _JSON) > _quality(weights, _HTML)
+
+
+def _weights(accept: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        try:
+            weights[media_type] = float(quality)
+        except ValueError:
+            weights[media_type] = 0.0
+    return weights
+
+
+def _quality(weights: dict[str, float], forms: tuple[str, ...]) -> float:
+    return next((weights[form] for form in forms if form in weights), 0.0)

@@ -1,0 +1,88 @@
+"""The command line. The server is imported only by the command that runs it."""
+
+import inspect
+import os
+import sys
+from typing import Annotated, Any, Final
+
+import structlog
+import typer
+
+from luna_grpc import __version__
+from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
+
+EXIT_CANNOT_LISTEN: Final = 1
+EXIT_USAGE: Final = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Luna, a service registry: gRPC and REST over one store, and a panel in the browser.",
+    epilog="Start with: luna serve",
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        typer.echo(f"luna {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,  # noqa: FBT002, ARG001 - typer's way
+) -> None:
+    """Luna, a service registry: gRPC and REST over one store, and a panel in the browser."""
+
+
+def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settings, see below
+    """Run the registry until SIGTERM or Ctrl-C.
+
+    Exit codes: 0 stopped as asked, 1 a port cannot be had, 2 a setting is wrong.
+
+    Example: luna serve --port 4000 --grpc-port 50051
+    """
+    from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
+    from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
+
+    try:
+        settings = load(flags)
+    except ConfigError as error:
+        _fail(str(error), EXIT_USAGE)
+    logs.configure(settings.log_level)
+    for warning in warnings(os.environ):
+        structlog.get_logger("luna").warning(warning)
+    try:
+        run(settings)
+    except CannotListenError as error:
+        _fail(str(error), EXIT_CANNOT_LISTEN)
+
+
+def _fail(message: str, code: int) -> None:
+    for line in message.splitlines():
+        typer.echo(f"luna: {line}", err=True)
+    sys.exit(code)
+
+
+def _options() -> list[inspect.Parameter]:
+    """Make a flag of every setting, so that the two can never differ; what it holds is checked by Settings."""
+    options = []
+    for name, field in Settings.model_fields.items():
+        kind = bool if field.annotation is bool else str
+        option = typer.Option(
+            flag(name), help=f"{field.description} [{variable(name)}{_default(field.get_default())}]", metavar=None if kind is bool else "VALUE"
+        )
+        options.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        )
+    return options
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, False, ()) or not str(value).strip("*") else f", default {value}"
+
+
+serve.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]
+serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _options()}
+app.command()(serve)

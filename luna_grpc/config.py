@@ -1,0 +1,144 @@
+"""The settings: each is an environment variable `LUNA_…` and a flag of `luna serve`."""
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX: Final = "LUNA_"
+# What Kubernetes puts into every pod for a Service named "luna", and "luna-grpc" (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+_KUBERNETES_URL: Final = re.compile(r"(tcp|udp|sctp)://")
+_KUBERNETES_NAME: Final = re.compile(r"LUNA_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+# Read by other parts than the server.
+_OTHER_NAMES: Final = frozenset({"LUNA_ADDRESS"})
+
+Names = Annotated[tuple[str, ...], NoDecode]
+"""A list, written with commas."""
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message is one line a setting, for the person who made it."""
+
+
+class Settings(BaseSettings):
+    """How a server is to run."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on, for both doors.")
+    port: int = Field(4000, ge=0, le=65535, description="Port of the REST API and the panel; 0 picks a free one.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free one.")
+    auth_username: str = Field("admin", min_length=1, pattern=r"^[^:]+$", description="User name for Basic auth, on both doors.")
+    auth_password: SecretStr = Field(SecretStr(""), description="Password for Basic auth; when empty, only loopback is served.")
+    insecure: bool = Field(False, description="Allow an empty password on addresses that others can reach.")
+    allowed_hosts: Names = Field(
+        (), description="With an empty password: further Host names to answer to, with commas between; * for any."
+    )
+    cors_origins: Names = Field((), description="Origins whose web pages may use the REST API, with commas between; * for any.")
+    lease_ttl: float = Field(30.0, ge=0.1, le=86_400, description="Seconds after its last heartbeat at which an instance is DOWN.")
+    lease_slack: float = Field(0.05, ge=0, le=1, description="What a heartbeat through REST gets on top, as a fraction of the TTL.")
+    evict_after: float = Field(86_400.0, ge=0, description="Seconds after the end of its lease at which an instance is removed; 0: never.")
+    warmup: float | None = Field(
+        None, ge=0, le=3600, description="Seconds after an empty start without telling of removals; default: one TTL, at most 30."
+    )
+    shutdown_delay: float = Field(0.0, ge=0, le=3600, description="Seconds between saying NOT_SERVING and beginning to close.")
+    shutdown_grace: float = Field(10.0, ge=0, le=3600, description="Seconds that requests in flight get to finish when stopping.")
+    max_heartbeat_streams: int = Field(100_000, ge=1, description="The most heartbeat streams at a time.")
+    max_watchers: int = Field(10_000, ge=1, description="The most watches at a time.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if not self.open_to_all or self.insecure or is_loopback(self.host):
+            return self
+        raise ValueError(
+            f"the password is empty, and others can reach {self.host}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
+            "or allow it with LUNA_INSECURE=1"
+        )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags and environment only."""
+        return init_settings, _Environment(settings_cls)
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether the password is empty."""
+        return not self.auth_password.get_secret_value()
+
+    @property
+    def effective_warmup(self) -> float:
+        """Seconds; see `warmup`."""
+        return min(self.lease_ttl, 30.0) if self.warmup is None else self.warmup
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting: `grpc_port` is `--grpc-port`."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, without what Kubernetes put there under our names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        return (None if _KUBERNETES_URL.match(str(value)) else value), key, is_complex
+
+
+def load(flags: Mapping[str, object]) -> Settings:
+    """Read the settings: a flag that is not None counts before the environment, that before the default.
+
+    Raises:
+        ConfigError: says which setting is wrong, and how.
+
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(detail["loc"], detail["msg"], detail["input"]) for detail in error.errors())) from None
+
+
+def warnings(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield what in an environment looks like a setting and is none."""
+    known = [variable(name) for name in Settings.model_fields]
+    for name, value in sorted(environment.items()):
+        if name in known and _KUBERNETES_URL.match(value):
+            yield f"{name}={value} is ignored: Kubernetes sets it for a Service of that name"
+        elif name.startswith(PREFIX) and not (name in known or name in _OTHER_NAMES or _KUBERNETES_NAME.fullmatch(name)):
+            nearest = difflib.get_close_matches(name, known, n=1)
+            yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _line(location: tuple[int | str, ...], message: str, value: object) -> str:
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    name = str(location[0])
+    return f"{flag(name)} / {variable(name)}: {value!r} is wrong: {message}"

@@ -1,0 +1,243 @@
+"""The store in this process's memory: the default. No call of it ever suspends."""
+
+import secrets
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+from luna_grpc.clock import Clock
+from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
+from luna_grpc.leases import LeaseQueue
+from luna_grpc.model import REGISTRY, Actor, Info, Instance, Status, StatusReason
+from luna_grpc.store import Registration, Service, Swept, Terms
+from luna_grpc.watch import Event, EventType, Feed
+
+NEVER: Final = 0.0
+"""As `evict_after`: instances without a live lease stay for ever."""
+
+
+class _Service:
+    """The instances of one name, the first registered first, and how many of them are OK."""
+
+    __slots__ = ("members", "up")
+
+    def __init__(self) -> None:
+        self.members: dict[str, Registration] = {}
+        self.up = 0
+
+
+class MemoryStore:
+    """See `luna_grpc.store.Store` for the contract.
+
+    `evict_after` is in seconds, counted from the end of a lease.
+    """
+
+    def __init__(self, clock: Clock, *, evict_after: float = NEVER, warming: bool = False) -> None:
+        self.epoch = secrets.token_hex(8)
+        self.feed = Feed(self._present, warming=warming)
+        self._clock = clock
+        self._evict_after = evict_after
+        self._registrations: dict[str, Registration] = {}
+        self._services: dict[str, _Service] = {}
+        self._names: list[str] = []  # the keys of _services, sorted
+        self._leases: LeaseQueue[Registration] = LeaseQueue()
+        # Those without a live lease, with the moment of their eviction. All wait equally long, so they stand in its order.
+        self._ended: dict[str, float] = {}
+        # From the wall clock, so that no restart ever hands out a generation again.
+        self._last_generation = clock.wall_ms() * 1000
+
+    # Reading
+
+    def get(self, instance_id: str) -> Registration | None:
+        """Return the current registration of an id."""
+        return self._registrations.get(instance_id)
+
+    def service(self, name: str) -> Service | None:
+        """Return one service; None when it has no instance."""
+        service = self._services.get(name)
+        return None if service is None else Service(name, list(service.members.values()), service.up)
+
+    def services(self, after: str = "", prefix: str = "") -> Iterator[Service]:
+        """Yield services sorted by name."""
+        start = bisect_left(self._names, max(after, prefix))
+        for name in islice(self._names, start, None):
+            if not name.startswith(prefix):
+                break
+            service = self._services[name]
+            yield Service(name, list(service.members.values()), service.up)
+
+    def count(self) -> int:
+        """Return how many instances are registered."""
+        return len(self._registrations)
+
+    def _present(self, names: frozenset[str]) -> Iterator[Event]:
+        for name in sorted(names) if names else list(self._names):
+            service = self._services.get(name)
+            for registration in list(service.members.values()) if service else ():
+                yield Event(EventType.UPSERTED, registration.instance, registration.last_heartbeat)
+
+    # Renewing
+
+    def renew(self, registrations: Iterable[Registration], terms: Terms) -> None:
+        """Move deadlines."""
+        deadline, wall_ms, holder = terms
+        for registration in registrations:
+            if deadline > registration.deadline:
+                registration.deadline = deadline
+            registration.last_heartbeat = wall_ms
+            registration.holder = holder
+
+    # Changing
+
+    async def register(
+        self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor
+    ) -> Registration:
+        """Register under a new generation, or give the same owner its registration back."""
+        held = self._registrations.get(info.instance_id)
+        if held is not None and owner and held.owner == owner:
+            return self._change(held, info, reported, terms, actor)
+        if held is not None and held.live and not replace:
+            raise AlreadyExistsError(
+                f"{info.instance_id} is registered already; send heartbeats instead, or deregister it first"
+            )
+        self._last_generation += 1
+        instance = Instance(info, reported, None, self._last_generation, terms.wall_ms)
+        registration = Registration(instance, owner, terms)
+        if held is not None:
+            held.live = False
+        self._place(held, registration, actor)
+        self._leases.add(registration)
+        return registration
+
+    async def change(
+        self,
+        instance_id: str,
+        *,
+        generation: int,
+        info: Info | None,
+        reported: Status | None,
+        terms: Terms,
+        actor: Actor,
+    ) -> Registration:
+        """Renew and replace what is not None."""
+        return self._change(self._current(instance_id, generation), info, reported, terms, actor)
+
+    async def end(self, registrations: Iterable[Registration], reason: StatusReason, actor: Actor) -> None:
+        """End leases."""
+        for registration in registrations:
+            if registration.live:
+                self._end(registration, reason, actor)
+
+    async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
+        """Remove an instance."""
+        self._remove(self._current(instance_id, generation), actor)
+
+    # Time
+
+    def hold(self, until: float) -> None:
+        """Declare nothing before `until`."""
+        self._leases.hold(until)
+
+    @property
+    def held_until(self) -> float:
+        """The latest moment given to `hold`."""
+        return self._leases.held_until
+
+    async def sweep(self, now: float, limit: int) -> Swept:
+        """End what has run out and evict what ended long ago."""
+        due = self._leases.due(now, limit)
+        for registration in due:
+            self._end(registration, StatusReason.LEASE_EXPIRED, REGISTRY)
+        evicted = 0
+        if now >= self._leases.held_until:
+            for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
+                self._remove(self._registrations[instance_id], REGISTRY)
+                evicted += 1
+        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit)
+
+    # The steps that the changes are made of
+
+    def _current(self, instance_id: str, generation: int) -> Registration:
+        registration = self._registrations.get(instance_id)
+        if registration is None:
+            raise NotFoundError(f"{instance_id} is not registered; register it first")
+        if generation not in (0, registration.instance.generation):
+            raise SupersededError(
+                f"generation {generation} of {instance_id} is not the current one: another registration has taken it over"
+            )
+        return registration
+
+    def _change(
+        self, registration: Registration, info: Info | None, reported: Status | None, terms: Terms, actor: Actor
+    ) -> Registration:
+        self.renew((registration,), terms)
+        was = registration.instance
+        now = was._replace(info=was.info if info is None else info, reported=reported or was.reported, ended=None)
+        if not registration.live:
+            registration.live = True
+            registration.deadline = terms.deadline
+            self._ended.pop(now.info.instance_id, None)
+        self._leases.add(registration)
+        if now != was:
+            self._update(registration, now, actor)
+        return registration
+
+    def _end(self, registration: Registration, reason: StatusReason, actor: Actor) -> None:
+        registration.live = False
+        if self._evict_after != NEVER:
+            self._ended[registration.instance.info.instance_id] = self._clock.now() + self._evict_after
+        self._update(registration, registration.instance._replace(ended=reason), actor)
+
+    def _update(self, registration: Registration, now: Instance, actor: Actor) -> None:
+        """Let a registration take on another state, and tell."""
+        was = registration.instance
+        if was.info.name == now.info.name:
+            registration.instance = now
+            self._services[now.info.name].up += now.up - was.up
+            self.feed.publish(EventType.UPSERTED, now, registration.last_heartbeat, actor)
+        else:
+            self._leave_service(was)
+            self.feed.publish(EventType.REMOVED, was, registration.last_heartbeat, actor)
+            registration.instance = now
+            self._join_service(registration)
+            self.feed.publish(EventType.UPSERTED, now, registration.last_heartbeat, actor)
+
+    def _place(self, held: Registration | None, registration: Registration, actor: Actor) -> None:
+        """Put a new registration in the place of the one that held the id."""
+        info = registration.instance.info
+        self._ended.pop(info.instance_id, None)
+        if held is not None and held.instance.info.name != info.name:
+            self._leave_service(held.instance)
+            self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
+        elif held is not None:
+            self._services[info.name].up -= held.instance.up
+        self._registrations[info.instance_id] = registration
+        self._join_service(registration)
+        self.feed.publish(EventType.UPSERTED, registration.instance, registration.last_heartbeat, actor)
+
+    def _remove(self, registration: Registration, actor: Actor) -> None:
+        registration.live = False
+        instance = registration.instance
+        del self._registrations[instance.info.instance_id]
+        self._ended.pop(instance.info.instance_id, None)
+        self._leave_service(instance)
+        self.feed.publish(EventType.REMOVED, instance, registration.last_heartbeat, actor)
+
+    def _join_service(self, registration: Registration) -> None:
+        instance = registration.instance
+        service = self._services.get(instance.info.name)
+        if service is None:
+            service = self._services[instance.info.name] = _Service()
+            insort(self._names, instance.info.name)
+        service.members[instance.info.instance_id] = registration
+        service.up += instance.up
+
+    def _leave_service(self, instance: Instance) -> None:
+        name = instance.info.name
+        service = self._services[name]
+        del service.members[instance.info.instance_id]
+        service.up -= instance.up
+        if not service.members:
+            del self._services[name]
+            del self._names[bisect_left(self._names, name)]

@@ -1,0 +1,279 @@
+"""The words of the domain: instances, services, statuses, and the rules for what a client may say of an instance.
+
+Everything here is immutable. Two facts are kept apart: what an instance reported of itself, and whether its lease is alive. The
+effective status follows from both and is never stored.
+"""
+
+import ipaddress
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from luna_grpc.errors import InvalidArgumentError
+
+MAX_NAME: Final = 128
+MAX_VERSION: Final = 64
+MAX_DESCRIPTION: Final = 1024
+MAX_URL: Final = 2048
+MAX_WEIGHT: Final = 2**32 - 1
+MAX_METADATA: Final = 64
+MAX_METADATA_KEY: Final = 128
+MAX_METADATA_VALUE: Final = 1024
+MAX_OWNER: Final = 128
+RESERVED_NAMES: Final = frozenset({"json", ".", ".."})
+"""`json` is a route of the REST API; the other two cannot be a segment of a URL's path."""
+
+NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
+
+_ID = re.compile(r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([1-9][0-9]{0,4})", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_DIGITS_AND_DOTS = re.compile(r"[0-9.]+", re.ASCII)
+
+
+class Status(StrEnum):
+    """Whether an instance may be used."""
+
+    OK = "OK"
+    DOWN = "DOWN"
+
+
+class ServiceStatus(StrEnum):
+    """Whether at least one instance of a service may be used."""
+
+    UP = "UP"
+    DOWN = "DOWN"
+
+
+class StatusReason(StrEnum):
+    """Why an instance has its status. When several hold, the first in the order below is the one shown."""
+
+    DRAINED = "DRAINED"
+    DISCONNECTED = "DISCONNECTED"
+    LEASE_EXPIRED = "LEASE_EXPIRED"
+    REPORTED = "REPORTED"
+
+
+class OnDisconnect(StrEnum):
+    """What happens to the instances of a heartbeat stream when it breaks."""
+
+    KEEP = "KEEP"
+    MARK_DOWN = "MARK_DOWN"
+    DEREGISTER = "DEREGISTER"
+
+
+class Door(StrEnum):
+    """Where a change came in."""
+
+    GRPC = "grpc"
+    REST = "rest"
+    INTERNAL = "internal"
+
+
+class Actor(NamedTuple):
+    """Who causes a change: for roles, the journal and the log."""
+
+    user: str
+    door: Door
+    peer: str = ""
+
+
+REGISTRY: Final = Actor(user="", door=Door.INTERNAL)
+"""The registry itself, when it declares a lease expired or evicts an instance."""
+
+
+def check_instance_id(text: str) -> str:
+    """Return `text` when it is a well-formed instance id, `serviceName:domain:port`.
+
+    Raises:
+        InvalidArgumentError: says which of the three parts is wrong.
+
+    """
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise InvalidArgumentError(
+            f"instance id {_shown(text)} is not of the form serviceName:domain:port, for example orders:localhost:8080 "
+            "(serviceName: letters, digits, '_', '.', '-'; an IPv6 domain stands in brackets; port: 1 to 65535)",
+            field="instance_id",
+        )
+    _, domain, port = match.groups()
+    if not _is_domain(domain):
+        raise InvalidArgumentError(
+            f"the domain {_shown(domain)} of the instance id is neither a DNS name, nor an IPv4 address, nor an IPv6 address in brackets",
+            field="instance_id",
+        )
+    if int(port) > 65535:
+        raise InvalidArgumentError(f"the port {port} of the instance id is above 65535", field="instance_id")
+    return text
+
+
+def service_name_of(instance_id: str) -> str:
+    """Return the serviceName of a well-formed instance id."""
+    return instance_id.partition(":")[0]
+
+
+def _is_domain(domain: str) -> bool:
+    if domain.startswith("["):
+        return _is_address(ipaddress.IPv6Address, domain[1:-1])
+    if _DIGITS_AND_DOTS.fullmatch(domain):
+        return _is_address(ipaddress.IPv4Address, domain)
+    return all(_LABEL.fullmatch(label) for label in domain.removesuffix(".").split("."))
+
+
+def _is_address(family: type[ipaddress.IPv4Address | ipaddress.IPv6Address], text: str) -> bool:
+    try:
+        family(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(text: str, most: int = 80) -> str:
+    """Quote `text` for an error message, safely and not at length."""
+    return ascii(text if len(text) <= most else text[:most] + "…")
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a client says of an instance, but for its status. Make one with `Info.of`, which checks everything."""
+
+    instance_id: str
+    name: str
+    description: str
+    version: str
+    url: str
+    weight: int | None
+    """Share of the requests for client-side load balancing, 1 or more; None: not told."""
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        instance_id: str,
+        *,
+        name: str = "",
+        description: str = "",
+        version: str = "",
+        url: str = "",
+        weight: int | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
+    ) -> Self:
+        """Check what a client said and fill in the defaults; empty means not told.
+
+        Raises:
+            InvalidArgumentError: `field` is the name of the parameter at fault.
+
+        """
+        check_instance_id(instance_id)
+        # Names, versions and descriptions are the same for many instances: one string serves them all.
+        return cls(
+            instance_id=instance_id,
+            name=sys.intern(_checked_name(name or service_name_of(instance_id))),
+            description=sys.intern(_limited("description", description, MAX_DESCRIPTION)),
+            version=sys.intern(_printable("version", version, MAX_VERSION)),
+            url=_checked_url(url) if url else f"http://{instance_id.partition(':')[2]}/",
+            weight=_checked_weight(weight),
+            metadata=_checked_metadata(metadata) if metadata else NO_METADATA,
+        )
+
+
+def _checked_name(name: str) -> str:
+    if name in RESERVED_NAMES:
+        raise InvalidArgumentError(f"the name {name!r} is reserved; choose another", field="name")
+    return _printable("name", name, MAX_NAME)
+
+
+def _is_text(text: str) -> bool:
+    """Whether `text` is free of NUL and lone surrogates, which no encoding carries to everyone."""
+    return text.isprintable() or not any(character == "\0" or 0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+def _limited(field: str, text: str, most: int) -> str:
+    if len(text) > most:
+        raise InvalidArgumentError(f"{field} has {len(text)} characters; at most {most} are allowed", field=field)
+    if not _is_text(text):
+        raise InvalidArgumentError(f"{field} holds a character that is not text", field=field)
+    return text
+
+
+def _printable(field: str, text: str, most: int) -> str:
+    _limited(field, text, most)
+    if not text.isprintable() or text != text.strip():
+        raise InvalidArgumentError(
+            f"{field} {_shown(text)} holds characters that cannot be shown, or begins or ends with a space", field=field
+        )
+    return text
+
+
+def _checked_url(url: str) -> str:
+    _printable("url", url, MAX_URL)
+    try:
+        parts = urlsplit(url)
+        well_formed = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is not a number, a bracket that is not closed
+        well_formed = False
+    if not well_formed or " " in url or "\\" in url:
+        raise InvalidArgumentError(
+            f"url {_shown(url)} is not an http or https URL, for example http://localhost:8080/", field="url"
+        )
+    return url if parts.path else parts._replace(path="/").geturl()
+
+
+def _checked_weight(weight: int | None) -> int | None:
+    if not weight:
+        return None
+    if not 0 < weight <= MAX_WEIGHT:
+        raise InvalidArgumentError(f"weight {weight} is not between 1 and {MAX_WEIGHT}", field="weight")
+    return weight
+
+
+def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    if len(metadata) > MAX_METADATA:
+        raise InvalidArgumentError(f"metadata has {len(metadata)} entries; at most {MAX_METADATA} are allowed", field="metadata")
+    for key, value in metadata.items():
+        if not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
+            raise InvalidArgumentError(
+                f"the metadata key {_shown(key)} is not printable text of 1 to {MAX_METADATA_KEY} characters", field="metadata"
+            )
+        if len(value) > MAX_METADATA_VALUE or not _is_text(value):
+            raise InvalidArgumentError(
+                f"the metadata value of {_shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
+            )
+    return MappingProxyType({sys.intern(key): sys.intern(value) for key, value in metadata.items()})
+
+
+class Instance(NamedTuple):
+    """An instance as the registry sees it, at one moment; everything but its last heartbeat."""
+
+    info: Info
+    reported: Status
+    """What the instance last said of itself."""
+    ended: StatusReason | None
+    """Why it has no live lease (LEASE_EXPIRED or DISCONNECTED); None while it has one."""
+    generation: int
+    """Grows with every registration of the id; fences off what came before."""
+    registered_at: int
+    """Milliseconds since the epoch."""
+    drained_until: int | None = None
+    """Milliseconds since the epoch; None: not drained."""
+
+    @property
+    def status(self) -> Status:
+        """The effective status: DOWN without a live lease, else what was reported."""
+        return Status.DOWN if self.ended is not None or self.drained_until is not None else self.reported
+
+    @property
+    def reason(self) -> StatusReason:
+        """Why `status` is what it is."""
+        if self.drained_until is not None:
+            return StatusReason.DRAINED
+        return self.ended or StatusReason.REPORTED
+
+    @property
+    def up(self) -> bool:
+        """Whether the effective status is OK."""
+        return self.ended is None and self.drained_until is None and self.reported is Status.OK

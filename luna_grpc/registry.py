@@ -1,0 +1,307 @@
+"""The use cases: what both edges call, and the only place where the rules of leases are decided.
+
+Nothing here does I/O or reads the clock of the machine; time comes from the injected clock. Whoever runs a registry calls `sweep`
+often (see `luna_grpc.sweeper`): only that turns instances DOWN, evicts them, and ends the time of warming up.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from luna_grpc.clock import MAX_ADVANCE, Clock
+from luna_grpc.errors import InvalidArgumentError, LunaError, NotFoundError, SupersededError
+from luna_grpc.model import (
+    MAX_NAME,
+    MAX_OWNER,
+    Actor,
+    Door,
+    Info,
+    OnDisconnect,
+    ServiceStatus,
+    Status,
+    StatusReason,
+    check_instance_id,
+)
+from luna_grpc.store import Registration, Service, Store, Swept, Terms
+from luna_grpc.watch import Watcher
+
+MAX_WATCHED_NAMES: Final = 1000
+SWEEP_LIMIT: Final = 64
+"""How many leases one slice of a sweep looks at. Small: each of them may have to be told to every watcher."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePolicy:
+    """For how long a heartbeat counts. All times in seconds."""
+
+    ttl: float = 30.0
+    rest_slack: float = 0.05
+    """What a lease renewed through REST gets on top, as a fraction: legacy clients beat exactly once in a TTL."""
+    warmup: float = 30.0
+    """How long after an empty start those who remember an earlier life are not told of removals."""
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """How often clients are told to send heartbeats: two may be lost."""
+        return self.ttl / 3
+
+    @property
+    def stall(self) -> float:
+        """A gap between two sweeps from which on the registry counts as having been deaf."""
+        return min(MAX_ADVANCE, self.ttl / 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat that may say more than "alive"."""
+
+    instance_id: str
+    generation: int = 0
+    """0: whatever is there."""
+    status: Status | None = None
+    """None: as reported before."""
+    info: Info | None = None
+    """None: as registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What one slice of a sweep found."""
+
+    swept: Swept
+    stalled: float = 0.0
+    """Seconds for which the process was deaf; 0 when it was not."""
+
+
+class Registry:
+    """Who is there, and for how long."""
+
+    def __init__(self, store: Store, clock: Clock, policy: LeasePolicy) -> None:
+        self.store = store
+        self.policy = policy
+        self._clock = clock
+        self._warm_at = clock.now() + policy.warmup
+
+    # Leases
+
+    async def register(
+        self, info: Info, status: Status, *, replace: bool = False, owner: str = "", actor: Actor
+    ) -> Registration:
+        """Register an instance and grant it a lease.
+
+        `replace` takes over an id that is held by a live lease. `owner` names the registering process: it gets its own registration
+        back, with the same generation.
+
+        Raises:
+            AlreadyExistsError: the id is held by a live lease.
+            InvalidArgumentError: `owner` is too long.
+
+        """
+        if len(owner) > MAX_OWNER:
+            raise InvalidArgumentError(f"owner has {len(owner)} characters; at most {MAX_OWNER} are allowed", field="owner")
+        return await self.store.register(
+            info, status, owner=owner, replace=replace, terms=self._terms(actor), actor=actor
+        )
+
+    async def heartbeat(self, beat: Beat, *, actor: Actor, holder: object = None) -> Registration:
+        """Renew one lease, and change what the heartbeat says.
+
+        Raises:
+            NotFoundError: the id is unknown.
+            SupersededError: the generation is not the current one.
+
+        """
+        terms = self._terms(actor, holder)
+        registration = self.store.get(beat.instance_id)
+        if registration is not None and registration.live and _says_nothing_new(beat, registration):
+            self.store.renew((registration,), terms)
+            return registration
+        if registration is None:
+            check_instance_id(beat.instance_id)
+        return await self.store.change(
+            beat.instance_id, generation=beat.generation, info=beat.info, reported=beat.status, terms=terms, actor=actor
+        )
+
+    async def deregister(self, instance_id: str, *, generation: int = 0, actor: Actor) -> None:
+        """Remove an instance at once.
+
+        Raises:
+            NotFoundError: the id is unknown.
+            SupersededError: the generation is not the current one.
+
+        """
+        check_instance_id(instance_id)
+        await self.store.deregister(instance_id, generation=generation, actor=actor)
+
+    def stream(self, actor: Actor) -> "HeartbeatStream":
+        """Begin a stream of heartbeats."""
+        return HeartbeatStream(self, actor)
+
+    def _terms(self, actor: Actor, holder: object = None) -> Terms:
+        ttl = self.policy.ttl
+        if actor.door is Door.REST:
+            ttl *= 1 + self.policy.rest_slack
+        return Terms(self._clock.now() + ttl, self._clock.wall_ms(), holder)
+
+    # Reading
+
+    def get(self, instance_id: str) -> Registration:
+        """Return one instance.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the id is unknown.
+
+        """
+        registration = self.store.get(check_instance_id(instance_id))
+        if registration is None:
+            raise NotFoundError(f"{instance_id} is not registered")
+        return registration
+
+    def service(self, name: str) -> Service:
+        """Return one service.
+
+        Raises:
+            NotFoundError: no instance has this name.
+
+        """
+        service = self.store.service(name)
+        if service is None:
+            raise NotFoundError(f"there is no service {name!r}")
+        return service
+
+    def services(self, *, after: str = "", prefix: str = "", status: ServiceStatus | None = None) -> Iterator[Service]:
+        """Yield services sorted by name, beginning at the name `after`; not to be carried across a suspension."""
+        if len(prefix) > MAX_NAME:
+            raise InvalidArgumentError(f"name_prefix has more than {MAX_NAME} characters", field="name_prefix")
+        return (service for service in self.store.services(after, prefix) if status is None or service.status is status)
+
+    # Watching
+
+    @property
+    def warming(self) -> bool:
+        """Whether the registry started empty so recently that who is missing may only not have come back yet."""
+        return self.store.feed.warming
+
+    def watch(self, names: Iterable[str], token: str, wake: Callable[[], None]) -> Watcher:
+        """Watch services; see `luna_grpc.watch.Feed.watch`.
+
+        Raises:
+            InvalidArgumentError: too many names.
+
+        """
+        wanted = frozenset(names)
+        if len(wanted) > MAX_WATCHED_NAMES:
+            raise InvalidArgumentError(f"{len(wanted)} names are given; at most {MAX_WATCHED_NAMES} are allowed", field="names")
+        return self.store.feed.watch(wanted, token, wake)
+
+    # Time
+
+    async def sweep(self) -> SweepReport:
+        """Do one slice of what time brings: find out about a stall, end leases, evict, end the warming up."""
+        gap = self._clock.tick()
+        now = self._clock.now()
+        stalled = gap if gap >= self.policy.stall else 0.0
+        if stalled:
+            self._hold(now, gap)
+        if self.warming and now >= self._warm_at:
+            self.store.feed.warmed()
+        return SweepReport(await self.store.sweep(now, SWEEP_LIMIT), stalled)
+
+    def _hold(self, now: float, gap: float) -> None:
+        """Give everyone a full TTL in which the registry listens.
+
+        A stall within that time only makes up for itself: a registry that stalls again and again must still find out who is gone.
+        """
+        held_until = self.store.held_until
+        listening_since_last_stall = held_until < now - gap
+        self.store.hold(now + self.policy.ttl if listening_since_last_stall else held_until + gap)
+
+
+def _says_nothing_new(beat: Beat, registration: Registration) -> bool:
+    instance = registration.instance
+    return (
+        beat.generation in (0, instance.generation)
+        and (beat.status is None or beat.status is instance.reported)
+        and (beat.info is None or beat.info == instance.info)
+    )
+
+
+class HeartbeatStream:
+    """The heartbeats of one long-lived stream.
+
+    An id is bound to one generation at its first mention; from then on it renews that generation only, so a worker that was
+    replaced neither renews its successor nor takes it down.
+    """
+
+    def __init__(self, registry: Registry, actor: Actor) -> None:
+        self.on_disconnect = OnDisconnect.KEEP
+        self._registry = registry
+        self._store = registry.store
+        self._actor = actor
+        self._bound: dict[str, Registration] = {}
+        # Generations that a client named and that were not the current ones: bare mentions must not fall back to the successor.
+        self._bound_to_the_past: dict[str, int] = {}
+
+    async def renew(self, instance_ids: Iterable[str]) -> list[tuple[str, LunaError]]:
+        """Renew leases as they are; return those that could not be, and why."""
+        bound = self._bound
+        live: list[Registration] = []
+        others: list[str] = []
+        for instance_id in instance_ids:
+            registration = bound.get(instance_id)
+            if registration is not None and registration.live:
+                live.append(registration)
+            else:
+                others.append(instance_id)
+        if live:
+            self._store.renew(live, self._registry._terms(self._actor, self))  # noqa: SLF001 - one concept in two classes
+        failures: list[tuple[str, LunaError]] = []
+        for instance_id in others:
+            try:
+                await self.beat(Beat(instance_id))
+            except LunaError as error:
+                failures.append((instance_id, error))
+        return failures
+
+    async def beat(self, beat: Beat) -> None:
+        """Handle one heartbeat; a generation that it names is bound from now on.
+
+        Raises:
+            LunaError: see `Registry.heartbeat`.
+
+        """
+        generation = beat.generation or self._generation(beat.instance_id)
+        try:
+            registration = await self._registry.heartbeat(
+                Beat(beat.instance_id, generation, beat.status, beat.info), actor=self._actor, holder=self
+            )
+        except SupersededError:
+            self._bound.pop(beat.instance_id, None)
+            self._bound_to_the_past[beat.instance_id] = generation
+            raise
+        self._bound[beat.instance_id] = registration
+        if self._bound_to_the_past:
+            self._bound_to_the_past.pop(beat.instance_id, None)
+
+    async def close(self, *, broken: bool) -> None:
+        """End the stream; when it broke, do what `on_disconnect` asks to the instances that no one else has renewed since."""
+        held = [registration for registration in self._bound.values() if registration.live and registration.holder is self]
+        self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
+        if not broken:
+            return
+        if self.on_disconnect is OnDisconnect.MARK_DOWN:
+            await self._store.end(held, StatusReason.DISCONNECTED, self._actor)
+        elif self.on_disconnect is OnDisconnect.DEREGISTER:
+            for registration in held:
+                instance = registration.instance
+                # Someone else may be faster when the store suspends; then there is nothing left to do.
+                with suppress(NotFoundError, SupersededError):
+                    await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+
+    def _generation(self, instance_id: str) -> int:
+        registration = self._bound.get(instance_id)
+        if registration is not None:
+            return registration.instance.generation
+        return self._bound_to_the_past.get(instance_id, 0)

@@ -1,0 +1,1 @@
+"""The gRPC edge: converts in, calls a use case, converts out."""

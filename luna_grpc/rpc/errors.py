@@ -1,0 +1,65 @@
+"""From the errors of the domain to the statuses of gRPC: one table."""
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
+
+from luna_grpc import errors
+
+STATUS: Final[dict[type[errors.LunaError], grpc.StatusCode]] = {
+    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.SupersededError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+"""Where google.rpc.Status travels: https://grpc.io/docs/guides/error/#richer-error-model."""
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # only the stubs know it as generic
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def status_code(error: errors.LunaError) -> grpc.StatusCode:
+    """Return the status of an error, looking its class and then its bases up in the table."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+async def abort(context: Context, error: errors.LunaError) -> NoReturn:
+    """End a call with what an error says, its field at fault as a BadRequest."""
+    code = status_code(error)
+    metadata: tuple[tuple[str, bytes], ...] = ()
+    if error.field:
+        detail = AnyMessage()
+        detail.Pack(BadRequest(field_violations=[BadRequest.FieldViolation(field=error.field, description=error.message)]))
+        status = Status(code=code.value[0], message=error.message, details=[detail])
+        metadata = ((_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(code, error.message, metadata)
+
+
+def answers_errors(
+    handler: Callable[Concatenate[S, P], Awaitable[R]],
+) -> Callable[Concatenate[S, P], Awaitable[R]]:
+    """Let a handler (whose last argument is the context) raise errors of the domain."""
+
+    @wraps(handler)
+    async def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except errors.LunaError as error:
+            context: Any = args[-1]
+            await abort(context, error)
+
+    return wrapped

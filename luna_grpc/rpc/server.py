@@ -1,0 +1,103 @@
+"""The gRPC server: its limits, its health, and how it stops."""
+
+import asyncio
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from luna_grpc.auth import Authenticator
+from luna_grpc.config import Settings
+from luna_grpc.registry import Registry
+from luna_grpc.rpc.auth import AuthInterceptor
+from luna_grpc.rpc.drain import Streams
+from luna_grpc.rpc.errors import Context
+from luna_grpc.rpc.service import NAME, RegistryService
+
+OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # On by default, and then two servers silently share a port.
+    ("grpc.so_reuseport", 0),
+    # A peer that dies without a word is found out within 40 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients may ping every 5 s, with or without calls.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+
+
+class GrpcServer:
+    """Serves the registry, health and reflection on one port."""
+
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+        self._grace = settings.shutdown_grace
+        self._server = grpc.aio.server(interceptors=[AuthInterceptor(authenticator)], options=OPTIONS)
+        self.service = RegistryService(
+            registry, max_heartbeat_streams=settings.max_heartbeat_streams, max_watchers=settings.max_watchers
+        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, self.service.handlers()),))
+        self._health = _Health()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port; 0 picks a free one. Health says NOT_SERVING until `serving`.
+
+        Raises:
+            OSError: the port cannot be had.
+
+        """
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._server.add_insecure_port(address)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise OSError(f"cannot listen on {address}")
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+        return bound
+
+    async def serving(self) -> None:
+        """Let health say SERVING."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def not_serving(self) -> None:
+        """Let health say NOT_SERVING, for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Let streams say their last word and calls finish, for at most `shutdown_grace` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._grace
+        streams = asyncio.gather(
+            self.service.heartbeat_streams.drain(), self.service.watches.drain(), self._health.watches.drain()
+        )
+        await asyncio.wait([streams], timeout=self._grace)
+        streams.cancel()
+        await self._server.stop(max(0.0, deadline - loop.time()))
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for service in ("", NAME):
+            await self._health.set(service, status)
+
+
+class _Health(health.aio.HealthServicer):
+    """The stock health service, but its watches end when the server stops instead of holding it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watches = Streams("health watches", 10_000)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - its name in the proto
+        """Serve grpc.health.v1.Health/Watch."""
+        ending = asyncio.Event()
+        with self.watches.opened(ending.set):
+            tasks = [asyncio.create_task(super().Watch(request, context)), asyncio.create_task(ending.wait())]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()

@@ -1,0 +1,63 @@
+"""The watch stream: one task a watcher behind its bounded queue, joining bytes that were encoded once for all."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from luna_grpc.registry import Registry
+from luna_grpc.rpc import convert
+from luna_grpc.rpc.errors import Context
+from luna_grpc.v1 import registry_pb2 as pb
+from luna_grpc.watch import Batch
+
+MAX_BYTES: Final = 1024 * 1024
+"""A message is cut at about this size: a quarter of what a gRPC client takes by default."""
+
+
+class WatchCall:
+    """One call of WatchServices."""
+
+    def __init__(self, registry: Registry, names: Iterable[str], token: str, context: Context) -> None:
+        self._context = context
+        self._wake = asyncio.Event()
+        self._ending = False
+        self._watcher = registry.watch(names, token, self._wake.set)
+
+    async def run(self) -> None:
+        """Tell of changes until the client leaves or the server wants to end the stream."""
+        try:
+            while True:
+                batch = self._watcher.take()
+                if batch is not None:
+                    for message in messages(batch):
+                        await self._context.write(message)
+                elif self._ending:
+                    return
+                else:
+                    await self._wake.wait()
+                    self._wake.clear()
+        finally:
+            self._watcher.close()
+
+    def end(self) -> None:
+        """Say what is left to say, and return."""
+        self._ending = True
+        self._wake.set()
+
+
+def messages(batch: Batch) -> Iterator[bytes]:
+    """Encode a batch as one WatchServicesResponse, or as several when it is large.
+
+    `reset` goes with the first; `synced` and the token with the last, for only then the batch is complete.
+    """
+    parts: list[bytes] = [pb.WatchServicesResponse(reset=True).SerializeToString()] if batch.reset else []
+    size = 0
+    for event in batch.events:
+        part = convert.event(event)
+        if size and size + len(part) > MAX_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part)
+    parts.append(pb.WatchServicesResponse(synced=batch.synced, resume_token=batch.token).SerializeToString())
+    yield b"".join(parts)

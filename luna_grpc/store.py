@@ -1,0 +1,171 @@
+"""Where registrations are kept: the seam between the use cases and an engine.
+
+A store keeps registrations, declares leases ended and publishes every visible change to its feed, in this order: the change is
+made, the feed is told, the call returns. What a call raises, it has not done.
+
+Changing (`register`, `change`, `end`, `deregister`, `sweep`) may suspend, because another engine may have to be asked; each such
+call is atomic, so the decision is made by the engine and not by its caller. Reading and renewing are synchronous and local.
+
+The `Registration` objects handed out are the store's own. Callers read them, hold on to them as a name for one generation, and never
+write to them. `tests/store_contract.py` is this contract as tests; every store passes it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, StatusReason
+from luna_grpc.watch import Feed
+
+
+class Registration:
+    """One generation of one instance, and its lease.
+
+    A new generation is a new object, so holding one is to be bound to that generation. `live` is False once its lease has ended or
+    the generation is no longer the current one.
+    """
+
+    __slots__ = ("deadline", "holder", "instance", "last_heartbeat", "live", "owner", "queued")
+
+    def __init__(self, instance: Instance, owner: str, terms: "Terms") -> None:
+        self.instance = instance
+        self.owner = owner
+        """Names the process that registered it; may be empty."""
+        self.deadline = terms.deadline
+        self.last_heartbeat = terms.wall_ms
+        """Milliseconds since the epoch."""
+        self.holder = terms.holder
+        """The heartbeat stream that renewed it last; None when something else did."""
+        self.live = True
+        self.queued = False
+
+
+class Terms(NamedTuple):
+    """What a heartbeat grants, and when it came."""
+
+    deadline: float
+    """Monotonic seconds: when the lease ends unless renewed."""
+    wall_ms: int
+    """Milliseconds since the epoch: what is shown as the last heartbeat."""
+    holder: object = None
+    """The heartbeat stream that it came by."""
+
+
+class Service(NamedTuple):
+    """All instances of one name, at one moment."""
+
+    name: str
+    registrations: Sequence[Registration]
+    """The one registered first comes first."""
+    up: int
+    """How many of them are OK."""
+
+    @property
+    def description(self) -> str:
+        """The description of the instance registered first."""
+        return self.registrations[0].instance.info.description
+
+    @property
+    def status(self) -> ServiceStatus:
+        """UP while one instance is OK."""
+        return ServiceStatus.UP if self.up else ServiceStatus.DOWN
+
+
+class Swept(NamedTuple):
+    """What one slice of a sweep did."""
+
+    expired: int
+    evicted: int
+    more: bool
+    """Whether another slice is due at once."""
+
+
+class Store(Protocol):
+    """An engine for registrations."""
+
+    @property
+    def epoch(self) -> str:
+        """A name for what this store remembers; another one means that registrations were lost."""
+
+    @property
+    def feed(self) -> Feed:
+        """Where every visible change is published."""
+
+    # Reading: synchronous, local, never changes anything.
+
+    def get(self, instance_id: str) -> Registration | None:
+        """Return the current registration of an id."""
+
+    def service(self, name: str) -> Service | None:
+        """Return one service; None when it has no instance."""
+
+    def services(self, after: str = "", prefix: str = "") -> Iterator[Service]:
+        """Yield the services whose name begins with `prefix` and comes at or after `after`, sorted by name.
+
+        Not to be carried across a suspension.
+        """
+
+    def count(self) -> int:
+        """Return how many instances are registered."""
+
+    # Renewing: synchronous and local, publishes nothing.
+
+    def renew(self, registrations: Iterable[Registration], terms: Terms) -> None:
+        """Move the deadlines of live registrations; a deadline never moves backwards."""
+
+    # Changing: atomic, may suspend.
+
+    async def register(
+        self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor
+    ) -> Registration:
+        """Register under a new generation, when the id is free, its lease has ended, or `replace` is set.
+
+        A registration of the same non-empty `owner` keeps its generation and takes on `info` and `reported`.
+
+        Raises:
+            AlreadyExistsError: the id is held by a live lease.
+
+        """
+
+    async def change(
+        self,
+        instance_id: str,
+        *,
+        generation: int,
+        info: Info | None,
+        reported: Status | None,
+        terms: Terms,
+        actor: Actor,
+    ) -> Registration:
+        """Renew, bring back an ended lease, and replace what is not None.
+
+        A changed name is published as REMOVED and UPSERTED; a renewal that changes nothing visible is not published.
+
+        Raises:
+            NotFoundError: the id is unknown.
+            SupersededError: `generation` is neither 0 nor the current one.
+
+        """
+
+    async def end(self, registrations: Iterable[Registration], reason: StatusReason, actor: Actor) -> None:
+        """End the leases of those registrations that are still live; from now on they can be evicted."""
+
+    async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
+        """Remove an instance.
+
+        Raises:
+            NotFoundError: the id is unknown.
+            SupersededError: `generation` is neither 0 nor the current one.
+
+        """
+
+    # Time: driven from outside.
+
+    def hold(self, until: float) -> None:
+        """Declare nothing expired or evicted before `until` (monotonic seconds)."""
+
+    @property
+    def held_until(self) -> float:
+        """The latest moment given to `hold`."""
+
+    async def sweep(self, now: float, limit: int) -> Swept:
+        """End what has run out by `now` and evict what ended long ago, looking at no more than `limit` of each."""

@@ -1,0 +1,70 @@
+"""The loop that drives a registry: it only ticks, in slices that never hold the event loop for long."""
+
+import asyncio
+import gc
+import time
+from typing import Final
+
+import structlog
+
+from luna_grpc.registry import Registry
+
+TICK: Final = 0.05
+"""Seconds between two sweeps, so an expiry is declared at most this long after its deadline, and a slice."""
+SLICE: Final = 0.005
+"""Seconds after which a sweep lets others run."""
+FREEZE_AFTER: Final = 1000
+"""How many new registrations make it worth hiding them from the garbage collector."""
+
+log = structlog.get_logger("luna.sweeper")
+
+
+async def sweep_forever(registry: Registry) -> None:
+    """Sweep until cancelled."""
+    collector = CollectorPolicy()
+    while True:
+        await sweep_once(registry)
+        collector.grown_to(registry.store.count())
+        await asyncio.sleep(TICK)
+
+
+async def sweep_once(registry: Registry) -> None:
+    """Sweep until nothing is due, letting others run between slices."""
+    expired = evicted = 0
+    started = time.perf_counter()
+    while True:
+        report = await registry.sweep()
+        if report.stalled:
+            log.warning("stalled", seconds=round(report.stalled, 3), effect="no lease expires for one TTL")
+        expired += report.swept.expired
+        evicted += report.swept.evicted
+        if not report.swept.more:
+            break
+        if time.perf_counter() - started >= SLICE:
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+    if expired or evicted:
+        log.info("swept", expired=expired, evicted=evicted)
+
+
+class CollectorPolicy:
+    """Keeps the pauses of Python's cyclic garbage collector short however many instances there are.
+
+    A full collection walks every object that may be part of a cycle: some 50 ms for 100,000 instances. Registrations are never part of
+    one, their memory comes back by reference counting. So whenever many have come, what is alive is frozen: hidden from the collector.
+    The young generations are collected first, so that no garbage is frozen with it.
+    """
+
+    def __init__(self) -> None:
+        self._frozen_at = 0
+        gc.collect()
+        gc.freeze()
+
+    def grown_to(self, count: int) -> None:
+        """Take note of how many registrations there are."""
+        if count >= self._frozen_at + FREEZE_AFTER:
+            gc.collect(1)
+            gc.freeze()
+            self._frozen_at = count
+        else:
+            self._frozen_at = min(self._frozen_at, count + FREEZE_AFTER)

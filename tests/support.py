@@ -1,0 +1,113 @@
+"""What several tests need: real servers, in this process or in one of their own, and clients for both doors."""
+
+import asyncio
+import base64
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from aiohttp import ClientSession
+
+from luna_grpc.v1 import registry_pb2_grpc
+
+READY = re.compile(r"luna: ready rest=(http://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
+
+
+def basic(username: str = "admin", password: str = "") -> str:
+    """Return an Authorization header."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+def _with_credentials(header: str) -> list[Any]:
+    """Return one interceptor for each kind of rpc: grpc.aio asks each of them for one kind only."""
+
+    async def proceed(_: object, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", header))
+        return await continuation(details._replace(metadata=metadata), request)
+
+    kinds = {
+        "intercept_unary_unary": grpc.aio.UnaryUnaryClientInterceptor,
+        "intercept_unary_stream": grpc.aio.UnaryStreamClientInterceptor,
+        "intercept_stream_stream": grpc.aio.StreamStreamClientInterceptor,
+    }
+    return [type("Credentials", (kind,), {method: proceed})() for method, kind in kinds.items()]
+
+
+def channel(address: str, header: str | None = None) -> grpc.aio.Channel:
+    """Return a connection of its own to a server, which sends credentials with every call."""
+    interceptors = _with_credentials(basic() if header is None else header)
+    return grpc.aio.insecure_channel(address, interceptors=interceptors, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def instance_json(instance_id: str, **changes: Any) -> dict[str, Any]:
+    """Return what a legacy client sends."""
+    name, _, rest = instance_id.partition(":")
+    return {
+        "instanceId": instance_id,
+        "name": name,
+        "description": f"The {name} service",
+        "version": "1.0.0",
+        "url": f"http://{rest}/",
+        "status": "OK",
+        "balancerOptions": {},
+    } | changes
+
+
+@dataclass
+class Luna:
+    """A server process of its own, started as people start it."""
+
+    process: asyncio.subprocess.Process
+    rest: str
+    grpc: str
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def stub(self) -> tuple[grpc.aio.Channel, registry_pb2_grpc.RegistryAsyncStub]:
+        open_channel = channel(self.grpc)
+        return open_channel, registry_pb2_grpc.RegistryStub(open_channel)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+
+@asynccontextmanager
+async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:  # noqa: B006 - only read
+    """Run `luna serve` on free ports until the end of the context."""
+    ports = [] if "--port" in flags else ["--port", "0"]
+    ports += [] if "--grpc-port" in flags else ["--grpc-port", "0"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**_clean_environment(), **env},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        match = READY.fullmatch(line)
+        assert match, f"the server printed {line!r}"
+        yield Luna(process, match[1], f"{match[4]}:{match[5]}")
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        await process.wait()
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("LUNA_")}
+
+
+def session(base_url: str, header: str | None = None) -> ClientSession:
+    """Return an HTTP client that sends credentials."""
+    return ClientSession(base_url, headers={"Authorization": basic() if header is None else header})
