@@ -27,7 +27,11 @@ class RestServer:
         self.app[REGISTRY] = registry
         self._add_routes()
         self._runner = web.AppRunner(
-            self.app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=settings.shutdown_grace
+            self.app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=KEEPALIVE,
+            shutdown_timeout=settings.shutdown_grace,
         )
 
     async def start(self, host: str, port: int) -> int:

@@ -5,11 +5,11 @@ become JSON, or a page when a browser asks.
 """
 
 import ipaddress
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors
 from gateway.api import json_response
@@ -19,8 +19,6 @@ from gateway.panel import error_page
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
 from luna_grpc.errors import LunaError, PermissionDeniedError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PROTECTED: Final = "/registry/"
 PROBES: Final = frozenset({"/livez", "/readyz"})
@@ -41,7 +39,7 @@ class Guard:
         self._origins = frozenset(settings.cors_origins)
 
     @property
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """The rules as aiohttp wants them."""
 
         @web.middleware

@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import structlog
 import typer
@@ -14,13 +14,7 @@ from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnin
 EXIT_CANNOT_LISTEN: Final = 1
 EXIT_USAGE: Final = 2
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Luna, a service registry: gRPC and REST over one store, and a panel in the browser.",
-    epilog="Start with: luna serve",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -29,9 +23,12 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog="Start with: luna serve")
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,  # noqa: FBT002, ARG001 - typer's way
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Luna, a service registry: gRPC and REST over one store, and a panel in the browser."""
 
@@ -59,7 +56,7 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
         _fail(str(error), EXIT_CANNOT_LISTEN)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
         typer.echo(f"luna: {line}", err=True)
     sys.exit(code)
@@ -71,11 +68,12 @@ def _options() -> list[inspect.Parameter]:
     for name, field in Settings.model_fields.items():
         kind = bool if field.annotation is bool else str
         option = typer.Option(
-            flag(name), help=f"{field.description} [{variable(name)}{_default(field.get_default())}]", metavar=None if kind is bool else "VALUE"
+            flag(name),
+            help=f"{field.description} [{variable(name)}{_default(field.get_default())}]",
+            metavar=None if kind is bool else "VALUE",
         )
-        options.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
-        )
+        parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        options.append(parameter)
     return options
 
 
@@ -83,6 +81,7 @@ def _default(value: object) -> str:
     return "" if value in (None, False, ()) or not str(value).strip("*") else f", default {value}"
 
 
-serve.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]
+# typer reads a command's flags off its signature.
+vars(serve)["__signature__"] = inspect.Signature(_options())
 serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _options()}
 app.command()(serve)

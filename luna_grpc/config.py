@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     cors_origins: Names = Field((), description="Origins whose web pages may use the REST API, with commas between; * for any.")
     lease_ttl: float = Field(30.0, ge=0.1, le=86_400, description="Seconds after its last heartbeat at which an instance is DOWN.")
     lease_slack: float = Field(0.05, ge=0, le=1, description="What a heartbeat through REST gets on top, as a fraction of the TTL.")
-    evict_after: float = Field(86_400.0, ge=0, description="Seconds after the end of its lease at which an instance is removed; 0: never.")
+    evict_after: float = Field(
+        86_400.0, ge=0, description="Seconds after the end of its lease at which an instance is removed; 0: never."
+    )
     warmup: float | None = Field(
         None, ge=0, le=3600, description="Seconds after an empty start without telling of removals; default: one TTL, at most 30."
     )

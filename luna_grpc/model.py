@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from luna_grpc.errors import InvalidArgumentError
 
+MAX_PORT: Final = 65535
 MAX_NAME: Final = 128
 MAX_VERSION: Final = 64
 MAX_DESCRIPTION: Final = 1024
@@ -32,6 +33,7 @@ NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 
 _ID = re.compile(r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([1-9][0-9]{0,4})", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _DIGITS_AND_DOTS = re.compile(r"[0-9.]+", re.ASCII)
 
 
@@ -103,11 +105,12 @@ def check_instance_id(text: str) -> str:
     _, domain, port = match.groups()
     if not _is_domain(domain):
         raise InvalidArgumentError(
-            f"the domain {_shown(domain)} of the instance id is neither a DNS name, nor an IPv4 address, nor an IPv6 address in brackets",
+            f"the domain {_shown(domain)} of the instance id is neither a DNS name nor an IPv4 address "
+            "nor an IPv6 address in brackets",
             field="instance_id",
         )
-    if int(port) > 65535:
-        raise InvalidArgumentError(f"the port {port} of the instance id is above 65535", field="instance_id")
+    if int(port) > MAX_PORT:
+        raise InvalidArgumentError(f"the port {port} of the instance id is above {MAX_PORT}", field="instance_id")
     return text
 
 
@@ -189,7 +192,7 @@ def _checked_name(name: str) -> str:
 
 def _is_text(text: str) -> bool:
     """Whether `text` is free of NUL and lone surrogates, which no encoding carries to everyone."""
-    return text.isprintable() or not any(character == "\0" or 0xD800 <= ord(character) <= 0xDFFF for character in text)
+    return text.isprintable() or _NOT_TEXT.search(text) is None
 
 
 def _limited(field: str, text: str, most: int) -> str:

@@ -85,9 +85,7 @@ class Registry:
 
     # Leases
 
-    async def register(
-        self, info: Info, status: Status, *, replace: bool = False, owner: str = "", actor: Actor
-    ) -> Registration:
+    async def register(self, info: Info, status: Status, *, replace: bool = False, owner: str = "", actor: Actor) -> Registration:
         """Register an instance and grant it a lease.
 
         `replace` takes over an id that is held by a live lease. `owner` names the registering process: it gets its own registration
@@ -100,9 +98,7 @@ class Registry:
         """
         if len(owner) > MAX_OWNER:
             raise InvalidArgumentError(f"owner has {len(owner)} characters; at most {MAX_OWNER} are allowed", field="owner")
-        return await self.store.register(
-            info, status, owner=owner, replace=replace, terms=self._terms(actor), actor=actor
-        )
+        return await self.store.register(info, status, owner=owner, replace=replace, terms=self._terms(actor), actor=actor)
 
     async def heartbeat(self, beat: Beat, *, actor: Actor, holder: object = None) -> Registration:
         """Renew one lease, and change what the heartbeat says.

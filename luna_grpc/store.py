@@ -6,8 +6,8 @@ made, the feed is told, the call returns. What a call raises, it has not done.
 Changing (`register`, `change`, `end`, `deregister`, `sweep`) may suspend, because another engine may have to be asked; each such
 call is atomic, so the decision is made by the engine and not by its caller. Reading and renewing are synchronous and local.
 
-The `Registration` objects handed out are the store's own. Callers read them, hold on to them as a name for one generation, and never
-write to them. `tests/store_contract.py` is this contract as tests; every store passes it.
+The `Registration` objects handed out are the store's own. Callers read them, hold on to them as a name for one generation, and
+never write to them. `tests/store_contract.py` is this contract as tests; every store passes it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -50,9 +50,9 @@ async def sweep_once(registry: Registry) -> None:
 class CollectorPolicy:
     """Keeps the pauses of Python's cyclic garbage collector short however many instances there are.
 
-    A full collection walks every object that may be part of a cycle: some 50 ms for 100,000 instances. Registrations are never part of
-    one, their memory comes back by reference counting. So whenever many have come, what is alive is frozen: hidden from the collector.
-    The young generations are collected first, so that no garbage is frozen with it.
+    A full collection walks every object that may be part of a cycle: some 50 ms for 100,000 instances. Registrations are never
+    part of one, their memory comes back by reference counting. So whenever many have come, what is alive is frozen: hidden from
+    the collector. The young generations are collected first, so that no garbage is frozen with it.
     """
 
     def __init__(self) -> None:

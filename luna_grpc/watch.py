@@ -146,7 +146,8 @@ class Feed:
         `wake` is called, once, when `Watcher.take` has something after it had nothing. The watcher is to be closed.
         """
         wanted = frozenset(names)
-        watcher = Watcher(self, wanted, self._continued(wanted, token), bool(token) and not self._is_own(token), wake)
+        foreign = bool(token) and not self._is_own(token)
+        watcher = Watcher(self, wanted, self._continued(wanted, token), wake, foreign=foreign)
         for name in wanted:
             self._of_name.setdefault(name, {})[watcher] = None
         if not wanted:
@@ -188,9 +189,7 @@ def _fingerprint(names: frozenset[str]) -> str:
 class Watcher:
     """One reader of the feed. Not shared between tasks."""
 
-    def __init__(
-        self, feed: Feed, names: frozenset[str], revision: int | None, foreign: bool, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, feed: Feed, names: frozenset[str], revision: int | None, wake: Callable[[], None], *, foreign: bool) -> None:
         self._feed = feed
         self._names = names
         self._foreign = foreign

@@ -31,9 +31,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> "Handler | None":
         """Check the `authorization` metadata."""
         if not handler_call_details.method.startswith(_OPEN_TO_ALL):
             header = next((value for key, value in handler_call_details.invocation_metadata if key == "authorization"), None)

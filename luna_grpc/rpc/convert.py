@@ -31,7 +31,7 @@ _SERVICE_STATUS_IN: Final[dict[int, ServiceStatus | None]] = {
     pb.SERVICE_STATUS_DOWN: ServiceStatus.DOWN,
 }
 _SERVICE_STATUS_OUT: Final = {ServiceStatus.UP: pb.SERVICE_STATUS_UP, ServiceStatus.DOWN: pb.SERVICE_STATUS_DOWN}
-_ON_DISCONNECT_IN: Final = {
+_ON_DISCONNECT_IN: Final[dict[int, OnDisconnect]] = {
     pb.ON_DISCONNECT_UNSPECIFIED: OnDisconnect.KEEP,
     pb.ON_DISCONNECT_KEEP: OnDisconnect.KEEP,
     pb.ON_DISCONNECT_MARK_DOWN: OnDisconnect.MARK_DOWN,
@@ -54,7 +54,8 @@ def info(message: pb.Instance, *, instance_id: str = "") -> Info:
     """
     if instance_id and message.instance_id not in ("", instance_id):
         raise InvalidArgumentError(
-            f"instance.instance_id is {message.instance_id!r}, but the heartbeat is for {instance_id!r}", field="instance.instance_id"
+            f"instance.instance_id is {message.instance_id!r}, but the heartbeat is for {instance_id!r}",
+            field="instance.instance_id",
         )
     try:
         return Info.of(

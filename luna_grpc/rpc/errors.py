@@ -1,8 +1,8 @@
 """From the errors of the domain to the statuses of gRPC: one table."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -27,8 +27,8 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # only the stubs know it as generic
-P = ParamSpec("P")
 S = TypeVar("S")
+Q = TypeVar("Q")
 R = TypeVar("R")
 
 
@@ -49,17 +49,14 @@ async def abort(context: Context, error: errors.LunaError) -> NoReturn:
     await context.abort(code, error.message, metadata)
 
 
-def answers_errors(
-    handler: Callable[Concatenate[S, P], Awaitable[R]],
-) -> Callable[Concatenate[S, P], Awaitable[R]]:
-    """Let a handler (whose last argument is the context) raise errors of the domain."""
+def answers_errors(handler: Callable[[S, Q, Context], Coroutine[Any, Any, R]]) -> Callable[[S, Q, Context], Coroutine[Any, Any, R]]:
+    """Let a handler raise errors of the domain."""
 
     @wraps(handler)
-    async def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def wrapped(self: S, request: Q, context: Context) -> R:
         try:
-            return await handler(self, *args, **kwargs)
+            return await handler(self, request, context)
         except errors.LunaError as error:
-            context: Any = args[-1]
             await abort(context, error)
 
     return wrapped

@@ -72,9 +72,7 @@ class GrpcServer:
         """Let streams say their last word and calls finish, for at most `shutdown_grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
-        streams = asyncio.gather(
-            self.service.heartbeat_streams.drain(), self.service.watches.drain(), self._health.watches.drain()
-        )
+        streams = asyncio.gather(self.service.heartbeat_streams.drain(), self.service.watches.drain(), self._health.watches.drain())
         await asyncio.wait([streams], timeout=self._grace)
         streams.cancel()
         await self._server.stop(max(0.0, deadline - loop.time()))
@@ -84,7 +82,7 @@ class GrpcServer:
             await self._health.set(service, status)
 
 
-class _Health(health.aio.HealthServicer):
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # it comes without types
     """The stock health service, but its watches end when the server stops instead of holding it up."""
 
     def __init__(self) -> None:
