@@ -1,14 +1,18 @@
 """The panel: pages made on the server, complete without JavaScript."""
 
 import hashlib
-import time
+import shlex
+from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gateway.keys import REGISTRY
+from gateway.keys import REGISTRY, USER
+from luna_grpc import __version__
 from luna_grpc.model import StatusReason
 from luna_grpc.store import Registration, Service
 
@@ -27,6 +31,24 @@ _REASONS: Final = {
     StatusReason.DISCONNECTED: "its connection broke",
     StatusReason.DRAINED: "taken out of service by an operator",
 }
+_LIST: Final = "/registry/v1/services/"
+_RELOAD: Final = ""
+"""As a link: the page that it stands on."""
+_ERRORS: Final = {
+    HTTPStatus.UNAUTHORIZED: (
+        "Please sign in",
+        "Use the name and the password that Luna was started with (LUNA_AUTH_USERNAME, LUNA_AUTH_PASSWORD).",
+        _RELOAD,
+        "Sign in",
+    ),
+    HTTPStatus.FORBIDDEN: ("This is not allowed", "Once that is changed:", _RELOAD, "Try again"),
+    HTTPStatus.NOT_FOUND: ("Not found", "Everything that is registered is in the list:", _LIST, "All services"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Too many requests", "Wait for a moment, then:", _RELOAD, "Try again"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("Luna failed", "It may have been for this once:", _RELOAD, "Try again"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Luna is not ready", "Wait for a moment, then:", _RELOAD, "Try again"),
+}
+"""For each status a title, and one next step: its words, where it leads to, and the words of the link."""
+_OTHER_ERROR: Final = ("That did not work", "The panel begins at the list:", _LIST, "All services")
 
 templates: Final = Environment(
     loader=PackageLoader("gateway"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -45,58 +67,124 @@ def ago(milliseconds: float) -> str:
     return f"{seconds // 86_400} days"
 
 
-templates.globals["style_version"] = hashlib.sha256((STATIC / "luna.css").read_bytes()).hexdigest()[:12]
-templates.filters["ago"] = ago
+def segment(text: str) -> str:
+    """Write `text` as one segment of a path, slashes included; Jinja's own `urlencode` leaves those as they are."""
+    return quote(text, safe="")
+
+
+def _digest(name: str) -> str:
+    """Name the content of a static file, so that browsers fetch it again when it has changed."""
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+
+
+templates.globals["style_version"] = _digest("luna.css")
+templates.globals["icon_version"] = _digest("luna.svg")
+templates.globals["luna_version"] = __version__
+templates.filters["segment"] = segment
 
 
 async def services_page(request: web.Request) -> web.Response:
     """Show all services."""
-    services = [_service(service) for service in request.app[REGISTRY].services()]
+    registry = request.app[REGISTRY]
+    services = [_service(service) for service in registry.services()]
     services.sort(key=lambda service: (service["status"] == "UP", service["name"].lower()))
-    return _page("services.html", services=services, instances=sum(service["total"] for service in services), host=request.host)
+    up = sum(service["status"] == "UP" for service in services)
+    counts = {
+        "up": up,
+        "down": len(services) - up,
+        "instances_up": sum(service["up"] for service in services),
+        "instances": sum(service["total"] for service in services),
+    }
+    example = _example(request, registry.policy.ttl)
+    return _page("services.html", services=services, counts=counts, warming=registry.warming, example=example)
 
 
 async def service_page(request: web.Request) -> web.Response:
     """Show one service with its instances."""
     service = request.app[REGISTRY].service(request.match_info["name"])
-    now = time.time_ns() // 1_000_000
+    now = datetime.now(UTC)
     instances = [_instance(registration, now) for registration in service.registrations]
     instances.sort(key=lambda instance: (instance["status"] == "OK", instance["id"]))
     return _page("service.html", service=_service(service), instances=instances)
 
 
 def error_page(request: web.Request, status: int, message: str) -> web.Response:
-    """Show what went wrong, and the way back."""
-    return _page("error.html", status=status, path=request.path, message=message, status_code=status)
+    """Show what went wrong, and what to do next."""
+    title, words, href, link = _ERRORS.get(HTTPStatus(status), _OTHER_ERROR)
+    return _page(
+        "error.html",
+        status_code=status,
+        # Without credentials the style sheet is refused too, and asking for it makes a browser ask for a password once more.
+        signed_in=status != HTTPStatus.UNAUTHORIZED,
+        status=status,
+        title=title,
+        message=_sentence(message),
+        step={"words": words, "href": href, "link": link},
+    )
 
 
-def _page(template: str, *, status_code: int = 200, **values: Any) -> web.Response:  # noqa: ANN401 - whatever the template takes
-    html = templates.get_template(template).render(**values)
-    return web.Response(text=html, status=status_code, content_type="text/html", headers=HEADERS)
+def _page(template: str, *, status_code: int = 200, signed_in: bool = True, **values: Any) -> web.Response:  # noqa: ANN401 - whatever the template takes
+    now = datetime.now(UTC)
+    html = templates.get_template(template).render(signed_in=signed_in, made=_moment(now, now), **values)
+    return web.Response(text=html, status=status_code, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 def _service(service: Service) -> dict[str, Any]:
+    total = len(service.registrations)
     return {
         "name": service.name,
         "description": service.description,
         "status": service.status.value,
+        "phase": "new" if not service.up else "full" if service.up == total else "half",
         "up": service.up,
-        "total": len(service.registrations),
+        "total": total,
     }
 
 
-def _instance(registration: Registration, now: int) -> dict[str, Any]:
+def _instance(registration: Registration, now: datetime) -> dict[str, Any]:
     instance = registration.instance
     said = instance.info
     return {
         "id": said.instance_id,
         "version": said.version,
         "status": instance.status.value,
+        "phase": "full" if instance.up else "new",
         "reason": _REASONS[instance.reason],
         "url": said.url,
         "weight": said.weight,
         "metadata": said.metadata,
-        "heartbeat_age": now - registration.last_heartbeat,
-        "registered_age": now - instance.registered_at,
-        "generation": instance.generation,
+        "heartbeat": _moment(datetime.fromtimestamp(registration.last_heartbeat / 1000, UTC), now),
+        "registered": _moment(datetime.fromtimestamp(instance.registered_at / 1000, UTC), now),
     }
+
+
+def _moment(moment: datetime, now: datetime) -> dict[str, str]:
+    """Write a moment for a machine, for a person, and as the time since then."""
+    return {
+        "iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        "said": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        "ago": ago((now - moment).total_seconds() * 1000),
+    }
+
+
+def _example(request: web.Request, ttl: float) -> dict[str, str]:
+    """Write the commands that register a first instance, as they work in the reader's shell."""
+    user = request[USER]
+    url = shlex.quote(f"{request.scheme}://{request.host}/registry/v1/instances/hello:localhost:8080")
+    credentials = shlex.quote(f"{user}:")
+    return {
+        "user": user,
+        "ttl": ago(ttl * 1000),
+        "curl": f"""\
+curl -u {credentials} -X POST {url} \\
+  -d '{{"instanceId":"hello:localhost:8080","name":"hello","version":"1.0.0","url":"http://localhost:8080/","status":"OK"}}'""",
+        "grpcurl": f"""\
+grpcurl -plaintext -H "authorization: Basic $(printf %s {credentials} | base64)" \\
+  -d '{{"instance":{{"instance_id":"hello:localhost:8080"}}}}' \\
+  127.0.0.1:50051 luna.registry.v1.Registry/Register""",
+    }
+
+
+def _sentence(words: str) -> str:
+    """Make the words of an error, which are written to stand anywhere, stand alone."""
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")

@@ -36,7 +36,6 @@ class MemoryStore:
     def __init__(self, clock: Clock, *, evict_after: float = NEVER, warming: bool = False) -> None:
         self.epoch = secrets.token_hex(8)
         self.feed = Feed(self._present, warming=warming)
-        self._clock = clock
         self._evict_after = evict_after
         self._registrations: dict[str, Registration] = {}
         self._services: dict[str, _Service] = {}
@@ -121,11 +120,11 @@ class MemoryStore:
         """Renew and replace what is not None."""
         return self._change(self._current(instance_id, generation), info, reported, terms, actor)
 
-    async def end(self, registrations: Iterable[Registration], reason: StatusReason, actor: Actor) -> None:
+    async def end(self, registrations: Iterable[Registration], reason: StatusReason, *, now: float, actor: Actor) -> None:
         """End leases."""
         for registration in registrations:
             if registration.live:
-                self._end(registration, reason, actor)
+                self._end(registration, reason, now, actor)
 
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance."""
@@ -146,7 +145,7 @@ class MemoryStore:
         """End what has run out and evict what ended long ago."""
         due = self._leases.due(now, limit)
         for registration in due:
-            self._end(registration, StatusReason.LEASE_EXPIRED, REGISTRY)
+            self._end(registration, StatusReason.LEASE_EXPIRED, now, REGISTRY)
         evicted = 0
         if now >= self._leases.held_until:
             for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
@@ -181,10 +180,10 @@ class MemoryStore:
             self._update(registration, now, actor)
         return registration
 
-    def _end(self, registration: Registration, reason: StatusReason, actor: Actor) -> None:
+    def _end(self, registration: Registration, reason: StatusReason, now: float, actor: Actor) -> None:
         registration.live = False
         if self._evict_after != NEVER:
-            self._ended[registration.instance.info.instance_id] = self._clock.now() + self._evict_after
+            self._ended[registration.instance.info.instance_id] = now + self._evict_after
         self._update(registration, registration.instance._replace(ended=reason), actor)
 
     def _update(self, registration: Registration, now: Instance, actor: Actor) -> None:

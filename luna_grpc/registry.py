@@ -130,6 +130,10 @@ class Registry:
         check_instance_id(instance_id)
         await self.store.deregister(instance_id, generation=generation, actor=actor)
 
+    async def disconnect(self, registrations: Iterable[Registration], actor: Actor) -> None:
+        """End the leases of instances whose connection broke."""
+        await self.store.end(registrations, StatusReason.DISCONNECTED, now=self._clock.now(), actor=actor)
+
     def stream(self, actor: Actor) -> "HeartbeatStream":
         """Begin a stream of heartbeats."""
         return HeartbeatStream(self, actor)
@@ -288,7 +292,7 @@ class HeartbeatStream:
         if not broken:
             return
         if self.on_disconnect is OnDisconnect.MARK_DOWN:
-            await self._store.end(held, StatusReason.DISCONNECTED, self._actor)
+            await self._registry.disconnect(held, self._actor)
         elif self.on_disconnect is OnDisconnect.DEREGISTER:
             for registration in held:
                 instance = registration.instance

@@ -146,8 +146,8 @@ class Store(Protocol):
 
         """
 
-    async def end(self, registrations: Iterable[Registration], reason: StatusReason, actor: Actor) -> None:
-        """End the leases of those registrations that are still live; from now on they can be evicted."""
+    async def end(self, registrations: Iterable[Registration], reason: StatusReason, *, now: float, actor: Actor) -> None:
+        """End the leases of those registrations that are still live; the time until they are evicted counts from `now`."""
 
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance.

@@ -9,14 +9,30 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from aiohttp import ClientSession
 
+from luna_grpc.clock import Clock
 from luna_grpc.v1 import registry_pb2_grpc
 
+Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
 READY = re.compile(r"luna: ready rest=(http://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
+
+
+class FakeClock(Clock):
+    """Time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.epoch_ms = 1_800_000_000_000
+        super().__init__(lambda: self.seconds, lambda: self.epoch_ms * 1_000_000)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass without anyone looking at it."""
+        self.seconds += seconds
+        self.epoch_ms += round(seconds * 1000)
 
 
 def basic(username: str = "admin", password: str = "") -> str:
@@ -71,7 +87,7 @@ class Luna:
     def pid(self) -> int:
         return self.process.pid
 
-    def stub(self) -> tuple[grpc.aio.Channel, registry_pb2_grpc.RegistryAsyncStub]:
+    def stub(self) -> tuple[grpc.aio.Channel, Stub]:
         open_channel = channel(self.grpc)
         return open_channel, registry_pb2_grpc.RegistryStub(open_channel)
 

@@ -1,0 +1,40 @@
+"""Fixtures of the whole suite."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import ClientSession
+
+from luna_grpc.config import Settings
+from luna_grpc.serve import Running, running
+from luna_grpc.v1 import registry_pb2_grpc
+from support import FakeClock, Stub, channel, session
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Return a clock that stands still until told otherwise."""
+    return FakeClock()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    """Run both doors in this process, on free ports and an empty store."""
+    async with running(Settings(port=0, grpc_port=0)) as server:
+        yield server
+
+
+@pytest.fixture
+async def rest(server: Running) -> AsyncIterator[ClientSession]:
+    """Return an HTTP client of the server, with credentials."""
+    async with session(f"http://127.0.0.1:{server.rest_port}") as client:
+        yield client
+
+
+@pytest.fixture
+async def stub(server: Running) -> AsyncIterator[Stub]:
+    """Return a gRPC client of the server, with credentials."""
+    async with channel(f"127.0.0.1:{server.grpc_port}") as open_channel:
+        yield registry_pb2_grpc.RegistryStub(open_channel)
+
+

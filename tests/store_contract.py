@@ -1,0 +1,281 @@
+"""The contract of `luna_grpc.store.Store`, as tests: a store's own test module derives a class from this one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
+from luna_grpc.model import Actor, Door, Info, ServiceStatus, Status, StatusReason
+from luna_grpc.store import Registration, Store, Terms
+from luna_grpc.watch import Event, EventType
+
+ALICE = Actor("alice", Door.GRPC, "test")
+TTL = 30.0
+EVICT_AFTER = 100.0
+
+
+class Recorder:
+    """Keeps what a feed publishes."""
+
+    def __init__(self, store: Store) -> None:
+        self.events: list[Event] = []
+        store.feed.observe(self.events.append)
+
+    def kinds(self) -> list[tuple[EventType, str, str]]:
+        """Return what happened since the last call: type, service, id."""
+        kinds = [(event.type, event.instance.info.name, event.instance.info.instance_id) for event in self.events]
+        self.events.clear()
+        return kinds
+
+
+class StoreContract:
+    """Every store passes these tests; a derived class provides `store`, which evicts after `EVICT_AFTER`."""
+
+    @pytest.fixture
+    def recorder(self, store: Store) -> Iterator[Recorder]:
+        """Watch what the store publishes."""
+        yield Recorder(store)
+
+    @staticmethod
+    def terms(now: float = 0.0, holder: object = None) -> Terms:
+        """Return what a heartbeat at `now` grants."""
+        return Terms(now + TTL, round(now * 1000), holder)
+
+    async def register(
+        self, store: Store, instance_id: str = "a:h:1", *, owner: str = "", replace: bool = False, now: float = 0.0, **said: str
+    ) -> Registration:
+        """Register an instance that is OK."""
+        return await store.register(
+            Info.of(instance_id, **said),  # type: ignore[arg-type]
+            Status.OK,
+            owner=owner,
+            replace=replace,
+            terms=self.terms(now),
+            actor=ALICE,
+        )
+
+    async def test_a_registered_instance_is_listed(self, store: Store, recorder: Recorder) -> None:
+        """By id, in its service, in the list; and it is told with the one who did it."""
+        registration = await self.register(store)
+        assert store.get("a:h:1") is registration
+        service = store.service("a")
+        assert service is not None
+        assert (list(service.registrations), service.up, service.status) == ([registration], 1, ServiceStatus.UP)
+        assert [service.name for service in store.services()] == ["a"]
+        assert store.count() == 1
+        assert recorder.events[0].actor == ALICE
+        assert recorder.kinds() == [(EventType.UPSERTED, "a", "a:h:1")]
+
+    async def test_a_live_lease_keeps_its_id(self, store: Store, recorder: Recorder) -> None:
+        """Registering again is refused and changes nothing."""
+        first = await self.register(store)
+        recorder.kinds()
+        with pytest.raises(AlreadyExistsError):
+            await self.register(store, description="other")
+        assert store.get("a:h:1") is first
+        assert recorder.kinds() == []
+
+    async def test_replacing_takes_an_id_over(self, store: Store) -> None:
+        """With a new generation; the one before is fenced off."""
+        first = await self.register(store, owner="one")
+        second = await self.register(store, owner="two", replace=True)
+        assert second.instance.generation > first.instance.generation
+        assert not first.live
+        assert store.get("a:h:1") is second
+        assert store.count() == 1
+
+    async def test_the_same_owner_gets_its_registration_back(self, store: Store, recorder: Recorder) -> None:
+        """With its generation, brought up to date; also when the lease had run out, also with `replace`."""
+        first = await self.register(store, owner="one")
+        recorder.kinds()
+        assert await self.register(store, owner="one") is first
+        assert recorder.kinds() == []
+        await store.end([first], StatusReason.LEASE_EXPIRED, now=0, actor=ALICE)
+        again = await self.register(store, owner="one", replace=True, description="new", now=40)
+        assert again is first
+        assert first.live
+        assert (first.instance.info.description, first.instance.status, first.deadline) == ("new", Status.OK, 70)
+
+    async def test_no_owner_is_nobody(self, store: Store) -> None:
+        """Two registrations without an owner are not of the same one."""
+        await self.register(store)
+        with pytest.raises(AlreadyExistsError):
+            await self.register(store)
+
+    async def test_registering_over_an_ended_lease_succeeds(self, store: Store) -> None:
+        """A crashed service that comes back is welcome."""
+        first = await self.register(store, owner="one")
+        await store.end([first], StatusReason.DISCONNECTED, now=0, actor=ALICE)
+        second = await self.register(store, owner="two", now=5)
+        assert second.instance.generation > first.instance.generation
+        assert second.instance.status is Status.OK
+
+    async def test_renewing_moves_the_deadline_and_tells_nobody(self, store: Store, recorder: Recorder) -> None:
+        """A deadline never moves backwards: REST may have granted a longer one."""
+        registration = await self.register(store)
+        recorder.kinds()
+        revision = store.feed.revision
+        store.renew([registration], Terms(35.0, 1000, self))
+        assert (registration.deadline, registration.last_heartbeat, registration.holder) == (35.0, 1000, self)
+        store.renew([registration], Terms(33.0, 2000))
+        assert (registration.deadline, registration.last_heartbeat, registration.holder) == (35.0, 2000, None)
+        assert store.feed.revision == revision
+        assert recorder.kinds() == []
+
+    async def test_a_change_is_told_and_counts_as_a_heartbeat(self, store: Store, recorder: Recorder) -> None:
+        """Status and description can change; what is None stays."""
+        registration = await self.register(store, description="first")
+        generation = registration.instance.generation
+        recorder.kinds()
+        changed = await store.change(
+            "a:h:1", generation=generation, info=None, reported=Status.DOWN, terms=self.terms(10), actor=ALICE
+        )
+        assert changed is registration
+        assert (changed.instance.status, changed.instance.reason) == (Status.DOWN, StatusReason.REPORTED)
+        assert (changed.instance.info.description, changed.deadline, changed.last_heartbeat) == ("first", 40, 10_000)
+        assert recorder.kinds() == [(EventType.UPSERTED, "a", "a:h:1")]
+        service = store.service("a")
+        assert service is not None
+        assert (service.up, service.status) == (0, ServiceStatus.DOWN)
+
+    async def test_a_change_that_changes_nothing_is_not_told(self, store: Store, recorder: Recorder) -> None:
+        """It renews."""
+        registration = await self.register(store)
+        recorder.kinds()
+        await store.change(
+            "a:h:1", generation=0, info=Info.of("a:h:1"), reported=Status.OK, terms=self.terms(10), actor=ALICE
+        )
+        assert registration.deadline == 40
+        assert recorder.kinds() == []
+
+    async def test_a_changed_name_moves_the_instance(self, store: Store, recorder: Recorder) -> None:
+        """REMOVED from the one service, UPSERTED in the other, which may be new; the old one may be gone."""
+        await self.register(store)
+        recorder.kinds()
+        await store.change(
+            "a:h:1", generation=0, info=Info.of("a:h:1", name="b"), reported=None, terms=self.terms(), actor=ALICE
+        )
+        assert recorder.kinds() == [(EventType.REMOVED, "a", "a:h:1"), (EventType.UPSERTED, "b", "a:h:1")]
+        assert store.service("a") is None
+        assert [(service.name, service.up) for service in store.services()] == [("b", 1)]
+        await self.register(store, replace=True, name="c")
+        assert recorder.kinds() == [(EventType.REMOVED, "b", "a:h:1"), (EventType.UPSERTED, "c", "a:h:1")]
+
+    async def test_the_past_changes_nothing(self, store: Store, recorder: Recorder) -> None:
+        """Neither a change nor a deregistration that names another generation."""
+        old = (await self.register(store)).instance.generation
+        new = await self.register(store, replace=True)
+        recorder.kinds()
+        for generation in (old, new.instance.generation + 1):
+            with pytest.raises(SupersededError):
+                await store.change(
+                    "a:h:1", generation=generation, info=None, reported=Status.DOWN, terms=self.terms(99), actor=ALICE
+                )
+            with pytest.raises(SupersededError):
+                await store.deregister("a:h:1", generation=generation, actor=ALICE)
+        assert (new.instance.status, new.deadline) == (Status.OK, 30)
+        assert recorder.kinds() == []
+
+    async def test_an_unknown_id_is_not_found(self, store: Store) -> None:
+        """By every call that needs one."""
+        assert store.get("a:h:1") is None
+        assert store.service("a") is None
+        with pytest.raises(NotFoundError):
+            await store.change("a:h:1", generation=0, info=None, reported=None, terms=self.terms(), actor=ALICE)
+        with pytest.raises(NotFoundError):
+            await store.deregister("a:h:1", generation=0, actor=ALICE)
+
+    async def test_a_deregistered_instance_is_gone(self, store: Store, recorder: Recorder) -> None:
+        """With its service, when it was the last."""
+        first = await self.register(store)
+        recorder.kinds()
+        await store.deregister("a:h:1", generation=first.instance.generation, actor=ALICE)
+        assert not first.live
+        assert (store.get("a:h:1"), store.service("a"), list(store.services()), store.count()) == (None, None, [], 0)
+        assert recorder.kinds() == [(EventType.REMOVED, "a", "a:h:1")]
+        again = await self.register(store)
+        assert again.instance.generation > first.instance.generation
+
+    async def test_ending_a_lease_is_told_once_and_a_change_brings_it_back(self, store: Store, recorder: Recorder) -> None:
+        """With what was reported before."""
+        registration = await self.register(store)
+        recorder.kinds()
+        await store.end([registration, registration], StatusReason.DISCONNECTED, now=0, actor=ALICE)
+        assert recorder.kinds() == [(EventType.UPSERTED, "a", "a:h:1")]
+        assert (registration.instance.status, registration.instance.reason) == (Status.DOWN, StatusReason.DISCONNECTED)
+        assert not registration.live
+        await store.change("a:h:1", generation=0, info=None, reported=None, terms=self.terms(50), actor=ALICE)
+        assert (registration.live, registration.instance.status, registration.deadline) == (True, Status.OK, 80)
+        assert recorder.kinds() == [(EventType.UPSERTED, "a", "a:h:1")]
+
+    async def test_services_come_sorted_from_a_name_on(self, store: Store) -> None:
+        """`after` is inclusive, `prefix` cuts both ends."""
+        for name in ("pay", "orders", "pay.eu", "a", "z"):
+            await self.register(store, f"{name}:h:1")
+        assert [service.name for service in store.services()] == ["a", "orders", "pay", "pay.eu", "z"]
+        assert [service.name for service in store.services(after="pay")] == ["pay", "pay.eu", "z"]
+        assert [service.name for service in store.services(prefix="pay")] == ["pay", "pay.eu"]
+        assert [service.name for service in store.services(after="pay.", prefix="pay")] == ["pay.eu"]
+        assert list(store.services(after="zz")) == []
+
+    async def test_the_first_registered_describes_the_service(self, store: Store) -> None:
+        """As long as it stays, whatever happens to it."""
+        first = await self.register(store, "a:h:1", description="first")
+        await self.register(store, "a:h:2", description="second")
+        await store.end([first], StatusReason.LEASE_EXPIRED, now=0, actor=ALICE)
+        service = store.service("a")
+        assert service is not None
+        assert (service.description, service.up) == ("first", 1)
+        await store.deregister("a:h:1", generation=0, actor=ALICE)
+        service = store.service("a")
+        assert service is not None
+        assert service.description == "second"
+
+    async def test_a_sweep_ends_what_has_run_out(self, store: Store, recorder: Recorder) -> None:
+        """And only that, in slices, each once."""
+        for number in range(1, 6):
+            await self.register(store, f"a:h:{number}")
+        fresh = store.get("a:h:3")
+        assert fresh is not None
+        store.renew([fresh], self.terms(5))
+        recorder.kinds()
+        assert (await store.sweep(29.9, 10)).expired == 0
+        assert await store.sweep(30, 2) == (2, 0, True)
+        assert (await store.sweep(30, 10)).expired == 2
+        assert await store.sweep(30, 10) == (0, 0, False)
+        assert len(recorder.kinds()) == 4
+        assert fresh.live
+        ended = store.get("a:h:1")
+        assert ended is not None
+        assert (ended.instance.status, ended.instance.reason) == (Status.DOWN, StatusReason.LEASE_EXPIRED)
+
+    async def test_nothing_is_declared_while_held(self, store: Store) -> None:
+        """Neither expiry nor eviction."""
+        await self.register(store)
+        store.hold(1000)
+        assert await store.sweep(999, 10) == (0, 0, False)
+        assert (await store.sweep(1000, 10)).expired == 1
+
+    async def test_the_ended_are_evicted_in_the_end(self, store: Store, recorder: Recorder) -> None:
+        """With an event; those that came back are not."""
+        gone, back = await self.register(store, "a:h:1"), await self.register(store, "a:h:2")
+        await store.sweep(TTL, 10)
+        assert not gone.live
+        assert not back.live
+        await store.change("a:h:2", generation=0, info=None, reported=None, terms=self.terms(40), actor=ALICE)
+        recorder.kinds()
+        assert (await store.sweep(TTL + EVICT_AFTER - 0.1, 10)).evicted == 0
+        assert (await store.sweep(TTL + EVICT_AFTER, 10)).evicted == 1
+        assert (store.get("a:h:1"), store.get("a:h:2")) == (None, back)
+        assert (EventType.REMOVED, "a", "a:h:1") in recorder.kinds()
+
+    async def test_a_snapshot_holds_the_services_named(self, store: Store) -> None:
+        """Or all of them."""
+        for instance_id in ("a:h:1", "b:h:1", "b:h:2", "c:h:1"):
+            await self.register(store, instance_id)
+        assert [event.instance.info.instance_id for event in store.feed.present(frozenset())] == [
+            "a:h:1", "b:h:1", "b:h:2", "c:h:1",
+        ]  # fmt: skip
+        assert [event.instance.info.instance_id for event in store.feed.present(frozenset({"b", "nosuch"}))] == [
+            "b:h:1", "b:h:2",
+        ]  # fmt: skip

@@ -1,0 +1,16 @@
+"""The clock that cannot run away from its ticks."""
+
+import pytest
+
+from support import FakeClock
+
+
+def test_a_reading_stays_near_the_last_tick(clock: FakeClock) -> None:
+    """Whatever runs between a pause and the next tick sees the time before the pause, and at most one second more."""
+    started = clock.now()
+    clock.advance(0.5)
+    assert clock.now() == started + 0.5
+    clock.advance(100)
+    assert clock.now() == started + 1
+    assert clock.tick() == pytest.approx(100.5)
+    assert clock.now() == started + 100.5

@@ -1,0 +1,295 @@
+"""The use cases: leases in time, stalls, warming up, heartbeat streams."""
+
+import pytest
+
+from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, SupersededError
+from luna_grpc.memory import MemoryStore
+from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
+from luna_grpc.registry import Beat, LeasePolicy, Registry
+from luna_grpc.store import Registration
+from support import FakeClock
+
+GRPC = Actor("admin", Door.GRPC, "test")
+REST = Actor("admin", Door.REST, "test")
+ID = "orders:localhost:8080"
+
+
+@pytest.fixture
+def registry(clock: FakeClock) -> Registry:
+    """Return an empty registry that is warm."""
+    return Registry(MemoryStore(clock, evict_after=100), clock, LeasePolicy(ttl=30, warmup=0))
+
+
+async def register(registry: Registry, instance_id: str = ID, actor: Actor = GRPC) -> Registration:
+    """Register an instance that is OK, whoever held the id."""
+    return await registry.register(Info.of(instance_id), Status.OK, replace=True, actor=actor)
+
+
+async def sweep(registry: Registry) -> None:
+    """Sweep until nothing is due."""
+    while (await registry.sweep()).swept.more:
+        pass
+
+
+async def live(registry: Registry, clock: FakeClock, seconds: float) -> None:
+    """Let time pass the way it does for a server that is well: with a sweep every now and then."""
+    for _ in range(round(seconds * 4)):
+        clock.advance(0.25)
+        await sweep(registry)
+
+
+async def test_an_instance_is_down_when_its_lease_has_run_out(registry: Registry, clock: FakeClock) -> None:
+    """Not before, and not by being looked at; its last heartbeat stays the one it sent."""
+    registration = await register(registry)
+    sent = registration.last_heartbeat
+    await live(registry, clock, 29.75)
+    assert registration.instance.up
+    clock.advance(0.25)
+    assert registry.get(ID).instance.up
+    await sweep(registry)
+    assert (registration.instance.status, registration.instance.reason) == (Status.DOWN, StatusReason.LEASE_EXPIRED)
+    assert registration.last_heartbeat == sent
+
+
+async def test_a_heartbeat_brings_back_what_was_reported(registry: Registry, clock: FakeClock) -> None:
+    """A reported DOWN survives heartbeats without status, and an expiry."""
+    registration = await register(registry)
+    await registry.heartbeat(Beat(ID, status=Status.DOWN), actor=GRPC)
+    await registry.heartbeat(Beat(ID), actor=GRPC)
+    assert (registration.instance.status, registration.instance.reason) == (Status.DOWN, StatusReason.REPORTED)
+    await live(registry, clock, 31)
+    assert registration.instance.reason is StatusReason.LEASE_EXPIRED
+    await registry.heartbeat(Beat(ID), actor=GRPC)
+    assert registration.instance.reason is StatusReason.REPORTED
+    await registry.heartbeat(Beat(ID, status=Status.OK), actor=GRPC)
+    assert registration.instance.up
+
+
+async def test_a_lease_renewed_through_rest_lasts_a_little_longer(registry: Registry, clock: FakeClock) -> None:
+    """5 % of the TTL: legacy clients that beat exactly every TTL must not flap. A gRPC heartbeat does not shorten it."""
+    registration = await register(registry, actor=REST)
+    await live(registry, clock, 31.25)
+    assert registration.instance.up
+    await registry.heartbeat(Beat(ID), actor=REST)
+    deadline = registration.deadline
+    await registry.heartbeat(Beat(ID), actor=GRPC)
+    assert registration.deadline == deadline == clock.seconds + 31.5
+    await live(registry, clock, 31.5)
+    assert not registration.instance.up
+
+
+async def test_a_registry_that_was_deaf_blames_nobody(registry: Registry, clock: FakeClock) -> None:
+    """After a pause every lease gets a full TTL in which the registry listens."""
+    registration = await register(registry)
+    await live(registry, clock, 10)
+    clock.advance(90)
+    await sweep(registry)
+    assert registration.instance.up
+    await live(registry, clock, 29.5)
+    assert registration.instance.up
+    await live(registry, clock, 0.5)
+    assert not registration.instance.up
+
+
+async def test_what_runs_before_the_first_sweep_after_a_pause_goes_right(registry: Registry, clock: FakeClock) -> None:
+    """A heartbeat handled in between counts, and a live id is not given away."""
+    registration = await register(registry)
+    await sweep(registry)
+    clock.advance(90)
+    with pytest.raises(AlreadyExistsError):
+        await registry.register(Info.of(ID), Status.OK, actor=GRPC)
+    await registry.heartbeat(Beat(ID), actor=GRPC)
+    await sweep(registry)
+    await live(registry, clock, 29)
+    assert registration.instance.up
+
+
+async def test_a_registry_that_stalls_again_and_again_still_finds_out(registry: Registry, clock: FakeClock) -> None:
+    """A stall within the time of grace only makes up for itself, so the grace ends."""
+    registration = await register(registry)
+    waited = 0.0
+    while registration.instance.up:
+        await live(registry, clock, 8)
+        clock.advance(2)
+        await sweep(registry)
+        waited += 10
+        assert waited < 200
+    assert waited > 30
+
+
+async def test_an_instance_that_stays_away_is_removed(registry: Registry, clock: FakeClock) -> None:
+    """Long after its lease has ended; until then it is listed as DOWN."""
+    await register(registry)
+    await live(registry, clock, 30 + 99)
+    assert not registry.get(ID).instance.up
+    await live(registry, clock, 2)
+    with pytest.raises(NotFoundError):
+        registry.get(ID)
+
+
+async def test_an_instance_that_reports_down_is_not_removed(registry: Registry, clock: FakeClock) -> None:
+    """It is alive: it says so."""
+    await register(registry)
+    for _ in range(20):
+        await registry.heartbeat(Beat(ID, status=Status.DOWN), actor=GRPC)
+        await live(registry, clock, 20)
+    assert registry.get(ID).instance.reason is StatusReason.REPORTED
+
+
+async def test_errors_name_what_is_wrong(registry: Registry) -> None:
+    """Malformed ids are invalid, unknown ones are not found."""
+    with pytest.raises(InvalidArgumentError):
+        registry.get("nonsense")
+    with pytest.raises(InvalidArgumentError):
+        await registry.heartbeat(Beat("nonsense"), actor=GRPC)
+    with pytest.raises(InvalidArgumentError):
+        await registry.deregister("nonsense", actor=GRPC)
+    with pytest.raises(NotFoundError):
+        await registry.heartbeat(Beat(ID), actor=GRPC)
+    with pytest.raises(NotFoundError):
+        registry.service("orders")
+    with pytest.raises(InvalidArgumentError) as caught:
+        await registry.register(Info.of(ID), Status.OK, owner="x" * 129, actor=GRPC)
+    assert caught.value.field == "owner"
+    with pytest.raises(InvalidArgumentError):
+        registry.services(prefix="x" * 129)
+    with pytest.raises(InvalidArgumentError):
+        registry.watch(map(str, range(1001)), "", print)
+
+
+async def test_warming_up_ends_by_itself(clock: FakeClock) -> None:
+    """With the sweep that comes after it."""
+    registry = Registry(MemoryStore(clock, warming=True), clock, LeasePolicy(ttl=30, warmup=5))
+    await live(registry, clock, 4.75)
+    assert registry.warming
+    await live(registry, clock, 0.25)
+    assert not registry.warming
+
+
+# Heartbeat streams
+
+
+async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Registry, clock: FakeClock) -> None:
+    """The failure of one concerns no other."""
+    ids = [f"a:h:{number}" for number in range(1, 101)]
+    registrations = [await register(registry, instance_id) for instance_id in ids[:-1]]
+    stream = registry.stream(GRPC)
+    for _ in range(2):  # the second time the ids are bound already
+        clock.advance(0.5)
+        failures = await stream.renew(ids)
+        assert [(instance_id, type(error)) for instance_id, error in failures] == [("a:h:100", NotFoundError)]
+        assert {registration.deadline for registration in registrations} == {clock.now() + 30}
+
+
+async def test_a_stream_brings_back_what_had_expired(registry: Registry, clock: FakeClock) -> None:
+    """A bare mention is a heartbeat like any other."""
+    registration = await register(registry)
+    stream = registry.stream(GRPC)
+    assert await stream.renew([ID]) == []
+    await live(registry, clock, 31)
+    assert not registration.instance.up
+    assert await stream.renew([ID]) == []
+    assert registration.instance.up
+
+
+async def test_a_replaced_worker_neither_renews_nor_takes_down_its_successor(registry: Registry, clock: FakeClock) -> None:
+    """Whatever it still sends, and whenever its stream breaks."""
+    old = await register(registry)
+    stream = registry.stream(GRPC)
+    stream.on_disconnect = OnDisconnect.DEREGISTER
+    await stream.renew([ID])
+    new = await register(registry)
+    clock.advance(0.5)
+    for _ in range(2):
+        [(_, error)] = await stream.renew([ID])
+        assert isinstance(error, SupersededError)
+        with pytest.raises(SupersededError):
+            await stream.beat(Beat(ID))
+        with pytest.raises(SupersededError):
+            await stream.beat(Beat(ID, generation=old.instance.generation, status=Status.DOWN))
+    assert new.deadline < clock.now() + 30
+    await stream.close(broken=True)
+    assert registry.get(ID) is new
+    assert new.instance.up
+
+
+async def test_a_past_generation_named_first_stays_bound(registry: Registry) -> None:
+    """A new stream of the old worker does not fall back to its successor; naming the current one binds anew."""
+    old = await register(registry)
+    new = await register(registry)
+    stream = registry.stream(GRPC)
+    with pytest.raises(SupersededError):
+        await stream.beat(Beat(ID, generation=old.instance.generation))
+    [(_, error)] = await stream.renew([ID])
+    assert isinstance(error, SupersededError)
+    await stream.beat(Beat(ID, generation=new.instance.generation))
+    assert await stream.renew([ID]) == []
+
+
+async def test_a_deregistered_id_stays_bound_to_its_generation(registry: Registry) -> None:
+    """Whoever registers it again is someone else."""
+    await register(registry)
+    stream = registry.stream(GRPC)
+    await stream.renew([ID])
+    await registry.deregister(ID, actor=GRPC)
+    [(_, error)] = await stream.renew([ID])
+    assert isinstance(error, NotFoundError)
+    await register(registry)
+    [(_, error)] = await stream.renew([ID])
+    assert isinstance(error, SupersededError)
+
+
+@pytest.mark.parametrize(
+    ("wish", "broken", "outcome"),
+    [
+        (OnDisconnect.KEEP, True, StatusReason.REPORTED),
+        (OnDisconnect.MARK_DOWN, True, StatusReason.DISCONNECTED),
+        (OnDisconnect.MARK_DOWN, False, StatusReason.REPORTED),
+        (OnDisconnect.DEREGISTER, True, None),
+        (OnDisconnect.DEREGISTER, False, StatusReason.REPORTED),
+    ],
+)
+async def test_the_end_of_a_stream(
+    registry: Registry, wish: OnDisconnect, broken: bool, outcome: StatusReason | None  # noqa: FBT001 - a table
+) -> None:
+    """A break does what was asked for; a clean end does nothing."""
+    await register(registry)
+    stream = registry.stream(GRPC)
+    stream.on_disconnect = wish
+    await stream.renew([ID])
+    await stream.close(broken=broken)
+    if outcome is None:
+        with pytest.raises(NotFoundError):
+            registry.get(ID)
+    else:
+        assert registry.get(ID).instance.reason is outcome
+
+
+async def test_a_break_spares_what_someone_else_renewed_since(registry: Registry) -> None:
+    """Another stream, or a single heartbeat."""
+    await register(registry, "a:h:1")
+    await register(registry, "a:h:2")
+    broken, other = registry.stream(GRPC), registry.stream(GRPC)
+    broken.on_disconnect = OnDisconnect.MARK_DOWN
+    await broken.renew(["a:h:1", "a:h:2"])
+    await other.renew(["a:h:1"])
+    await registry.heartbeat(Beat("a:h:2"), actor=REST)
+    await broken.close(broken=True)
+    assert registry.get("a:h:1").instance.up
+    assert registry.get("a:h:2").instance.up
+
+
+async def test_a_disconnected_instance_comes_back_with_a_heartbeat_or_anew(registry: Registry) -> None:
+    """Its lease has ended, so registering needs no `replace`."""
+    await register(registry)
+    for _ in range(2):
+        stream = registry.stream(GRPC)
+        stream.on_disconnect = OnDisconnect.MARK_DOWN
+        await stream.renew([ID])
+        await stream.close(broken=True)
+        assert not registry.get(ID).instance.up
+        await registry.heartbeat(Beat(ID), actor=GRPC)
+        assert registry.get(ID).instance.up
+        await registry.disconnect([registry.get(ID)], GRPC)
+        await registry.register(Info.of(ID), Status.OK, actor=GRPC)
+        assert registry.get(ID).instance.up
