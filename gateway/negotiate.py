@@ -35,5 +35,6 @@ def _weights(accept: str) -> dict[str, float]:
     return weights
 
 
-def _quality(weights: dict[str, float], forms: tuple[str, ...]) -> float:
-    return next((weights[form] for form in forms if form in weights), 0.0)
+def _quality(weights: dict[str, float], forms: tuple[str, ...]) -> tuple[float, int]:
+    """Return how much a form of answer is wanted: its weight, and at equal weights how exactly it was named."""
+    return next(((weights[form], -place) for place, form in enumerate(forms) if form in weights), (0.0, 0))

@@ -31,24 +31,27 @@ _REASONS: Final = {
     StatusReason.DISCONNECTED: "its connection broke",
     StatusReason.DRAINED: "taken out of service by an operator",
 }
+_MINUTE: Final = 60
+_HOUR: Final = 60 * _MINUTE
+_DAY: Final = 24 * _HOUR
 _LIST: Final = "/registry/v1/services/"
 _RELOAD: Final = ""
 """As a link: the page that it stands on."""
-_ERRORS: Final = {
+_ERRORS: Final[dict[int, tuple[str, str, str, str]]] = {
     HTTPStatus.UNAUTHORIZED: (
         "Please sign in",
         "Use the name and the password that Luna was started with (LUNA_AUTH_USERNAME, LUNA_AUTH_PASSWORD).",
         _RELOAD,
         "Sign in",
     ),
-    HTTPStatus.FORBIDDEN: ("This is not allowed", "Once that is changed:", _RELOAD, "Try again"),
-    HTTPStatus.NOT_FOUND: ("Not found", "Everything that is registered is in the list:", _LIST, "All services"),
-    HTTPStatus.TOO_MANY_REQUESTS: ("Too many requests", "Wait for a moment, then:", _RELOAD, "Try again"),
-    HTTPStatus.INTERNAL_SERVER_ERROR: ("Luna failed", "It may have been for this once:", _RELOAD, "Try again"),
-    HTTPStatus.SERVICE_UNAVAILABLE: ("Luna is not ready", "Wait for a moment, then:", _RELOAD, "Try again"),
+    HTTPStatus.FORBIDDEN: ("This is not allowed", "Once that is changed, it will work.", _RELOAD, "Try again"),
+    HTTPStatus.NOT_FOUND: ("Not found", "Everything that is registered is in the list; a service leaves it with its last instance.", _LIST, "All services"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Too many requests", "Wait for a moment.", _RELOAD, "Try again"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("Luna failed", "That may not happen again.", _RELOAD, "Try again"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Luna is not ready", "Wait for a moment.", _RELOAD, "Try again"),
 }
 """For each status a title, and one next step: its words, where it leads to, and the words of the link."""
-_OTHER_ERROR: Final = ("That did not work", "The panel begins at the list:", _LIST, "All services")
+_OTHER_ERROR: Final = ("That did not work", "The panel begins at the list.", _LIST, "All services")
 
 templates: Final = Environment(
     loader=PackageLoader("gateway"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -58,13 +61,13 @@ templates: Final = Environment(
 def ago(milliseconds: float) -> str:
     """Write a span of time as people say it: `3 s`, `5 min`, `2 h`, `4 days`."""
     seconds = max(0, int(milliseconds // 1000))
-    if seconds < 60:
+    if seconds < _MINUTE:
         return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min"
-    if seconds < 48 * 3600:
-        return f"{seconds // 3600} h"
-    return f"{seconds // 86_400} days"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE} min"
+    if seconds < 2 * _DAY:
+        return f"{seconds // _HOUR} h"
+    return f"{seconds // _DAY} days"
 
 
 def segment(text: str) -> str:
@@ -110,12 +113,12 @@ async def service_page(request: web.Request) -> web.Response:
 
 def error_page(request: web.Request, status: int, message: str) -> web.Response:
     """Show what went wrong, and what to do next."""
-    title, words, href, link = _ERRORS.get(HTTPStatus(status), _OTHER_ERROR)
+    title, words, href, link = _ERRORS.get(status, _OTHER_ERROR)
     return _page(
         "error.html",
         status_code=status,
-        # Without credentials the style sheet is refused too, and asking for it makes a browser ask for a password once more.
-        signed_in=status != HTTPStatus.UNAUTHORIZED,
+        # To others the style sheet is refused as well, and fetching it would make their browser ask for a password (once more).
+        signed_in=USER in request,
         status=status,
         title=title,
         message=_sentence(message),
@@ -168,20 +171,13 @@ def _moment(moment: datetime, now: datetime) -> dict[str, str]:
 
 
 def _example(request: web.Request, ttl: float) -> dict[str, str]:
-    """Write the commands that register a first instance, as they work in the reader's shell."""
+    """Return what the commands that register a first instance need, quoted for the reader's shell."""
     user = request[USER]
-    url = shlex.quote(f"{request.scheme}://{request.host}/registry/v1/instances/hello:localhost:8080")
-    credentials = shlex.quote(f"{user}:")
     return {
         "user": user,
-        "ttl": ago(ttl * 1000),
-        "curl": f"""\
-curl -u {credentials} -X POST {url} \\
-  -d '{{"instanceId":"hello:localhost:8080","name":"hello","version":"1.0.0","url":"http://localhost:8080/","status":"OK"}}'""",
-        "grpcurl": f"""\
-grpcurl -plaintext -H "authorization: Basic $(printf %s {credentials} | base64)" \\
-  -d '{{"instance":{{"instance_id":"hello:localhost:8080"}}}}' \\
-  127.0.0.1:50051 luna.registry.v1.Registry/Register""",
+        "credentials": shlex.quote(f"{user}:"),
+        "url": shlex.quote(f"{request.scheme}://{request.host}/registry/v1/instances/hello:localhost:8080"),
+        "ttl": f"{ttl:g} s",
     }
 
 

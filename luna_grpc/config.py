@@ -143,4 +143,5 @@ def _line(location: tuple[int | str, ...], message: str, value: object) -> str:
     if not location:
         return message
     name = str(location[0])
-    return f"{flag(name)} / {variable(name)}: {value!r} is wrong: {message}"
+    shown = "the value" if name == "auth_password" else repr(value)
+    return f"{flag(name)} / {variable(name)}: {shown} is wrong: {message}"

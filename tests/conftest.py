@@ -36,5 +36,3 @@ async def stub(server: Running) -> AsyncIterator[Stub]:
     """Return a gRPC client of the server, with credentials."""
     async with channel(f"127.0.0.1:{server.grpc_port}") as open_channel:
         yield registry_pb2_grpc.RegistryStub(open_channel)
-
-

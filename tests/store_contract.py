@@ -142,9 +142,7 @@ class StoreContract:
         """It renews."""
         registration = await self.register(store)
         recorder.kinds()
-        await store.change(
-            "a:h:1", generation=0, info=Info.of("a:h:1"), reported=Status.OK, terms=self.terms(10), actor=ALICE
-        )
+        await store.change("a:h:1", generation=0, info=Info.of("a:h:1"), reported=Status.OK, terms=self.terms(10), actor=ALICE)
         assert registration.deadline == 40
         assert recorder.kinds() == []
 
@@ -152,9 +150,7 @@ class StoreContract:
         """REMOVED from the one service, UPSERTED in the other, which may be new; the old one may be gone."""
         await self.register(store)
         recorder.kinds()
-        await store.change(
-            "a:h:1", generation=0, info=Info.of("a:h:1", name="b"), reported=None, terms=self.terms(), actor=ALICE
-        )
+        await store.change("a:h:1", generation=0, info=Info.of("a:h:1", name="b"), reported=None, terms=self.terms(), actor=ALICE)
         assert recorder.kinds() == [(EventType.REMOVED, "a", "a:h:1"), (EventType.UPSERTED, "b", "a:h:1")]
         assert store.service("a") is None
         assert [(service.name, service.up) for service in store.services()] == [("b", 1)]

@@ -9,10 +9,13 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Self, TypeAlias, cast
 
 import grpc
 from aiohttp import ClientSession
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
 
 from luna_grpc.clock import Clock
 from luna_grpc.v1 import registry_pb2_grpc
@@ -40,25 +43,40 @@ def basic(username: str = "admin", password: str = "") -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def _with_credentials(header: str) -> list[Any]:
-    """Return one interceptor for each kind of rpc: grpc.aio asks each of them for one kind only."""
+class _ChannelWithCredentials:
+    """A channel whose calls carry credentials. Not interceptors: those of grpc.aio lose tasks when a stream is cancelled."""
 
-    async def proceed(_: object, continuation: Any, details: Any, request: Any) -> Any:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", header))
-        return await continuation(details._replace(metadata=metadata), request)
+    def __init__(self, inner: grpc.aio.Channel, header: str) -> None:
+        self._inner = inner
+        self._metadata = (("authorization", header),)
 
-    kinds = {
-        "intercept_unary_unary": grpc.aio.UnaryUnaryClientInterceptor,
-        "intercept_unary_stream": grpc.aio.UnaryStreamClientInterceptor,
-        "intercept_stream_stream": grpc.aio.StreamStreamClientInterceptor,
-    }
-    return [type("Credentials", (kind,), {method: proceed})() for method, kind in kinds.items()]
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._inner, name)
+        if name not in {"unary_unary", "unary_stream", "stream_unary", "stream_stream"}:
+            return attribute
+        return lambda *args, **kwargs: partial(attribute(*args, **kwargs), metadata=self._metadata)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._inner.close()
 
 
 def channel(address: str, header: str | None = None) -> grpc.aio.Channel:
     """Return a connection of its own to a server, which sends credentials with every call."""
-    interceptors = _with_credentials(basic() if header is None else header)
-    return grpc.aio.insecure_channel(address, interceptors=interceptors, options=[("grpc.use_local_subchannel_pool", 1)])
+    inner = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    return cast("grpc.aio.Channel", _ChannelWithCredentials(inner, basic() if header is None else header))
+
+
+def field_violation(error: grpc.aio.AioRpcError) -> str:
+    """Return the field that the BadRequest in an error's details names; it has to be there."""
+    status = Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
+    bad_request = BadRequest()
+    assert status.details[0].Unpack(bad_request)
+    [violation] = bad_request.field_violations
+    assert violation.description == error.details() == status.message
+    return str(violation.field)
 
 
 def instance_json(instance_id: str, **changes: Any) -> dict[str, Any]:
@@ -101,11 +119,11 @@ class Luna:
 @asynccontextmanager
 async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:  # noqa: B006 - only read
     """Run `luna serve` on free ports until the end of the context."""
-    ports = [] if "--port" in flags else ["--port", "0"]
-    ports += [] if "--grpc-port" in flags else ["--grpc-port", "0"]
+    ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
+    ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**_clean_environment(), **env},
+        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env},
     )  # fmt: skip
     try:
         assert process.stdout is not None
@@ -120,7 +138,8 @@ async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = No
         await process.wait()
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what it says of Luna."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LUNA_")}
 
 

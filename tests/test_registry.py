@@ -250,7 +250,10 @@ async def test_a_deregistered_id_stays_bound_to_its_generation(registry: Registr
     ],
 )
 async def test_the_end_of_a_stream(
-    registry: Registry, wish: OnDisconnect, broken: bool, outcome: StatusReason | None  # noqa: FBT001 - a table
+    registry: Registry,
+    wish: OnDisconnect,
+    broken: bool,
+    outcome: StatusReason | None,  # noqa: FBT001 - a table
 ) -> None:
     """A break does what was asked for; a clean end does nothing."""
     await register(registry)

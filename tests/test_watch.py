@@ -137,7 +137,9 @@ def test_resuming_replays_what_was_missed() -> None:
     assert (batch.reset, batch.synced, batch.events) == (False, True, [])
 
 
-@pytest.mark.parametrize("token", ["nonsense", "-", "0123456789abcdef-5-all", "{log}-x-all", "{log}-999-all", "{log}-1", "{log}-²-all"])
+@pytest.mark.parametrize(
+    "token", ["nonsense", "-", "0123456789abcdef-5-all", "{log}-x-all", "{log}-999-all", "{log}-1", "{log}-²-all"]
+)
 def test_a_token_that_cannot_be_continued_gets_a_snapshot(token: str) -> None:
     """From another life, from the future, or no token at all."""
     world = World()

@@ -44,6 +44,8 @@ class HeartbeatCall:
         try:
             await self._write()
             broken = False
+            if self._over:
+                await reader  # raises what was wrong with a message as a whole
         finally:
             reader.cancel()
             await self._stream.close(broken=broken and not self._ending)

@@ -1,0 +1,150 @@
+"""A worker that keeps itself registered with Luna over gRPC, from its start until SIGTERM or Ctrl-C."""
+
+import asyncio
+import base64
+import os
+import random
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import grpc
+from google.rpc import code_pb2
+
+from luna_grpc.v1 import registry_pb2 as pb
+from luna_grpc.v1.registry_pb2_grpc import RegistryAsyncStub, RegistryStub
+
+ADDRESS: Final = os.environ.get("LUNA_GRPC_ADDRESS", "127.0.0.1:50051")
+USER: Final = f"{os.environ.get('LUNA_USERNAME', 'admin')}:{os.environ.get('LUNA_PASSWORD', '')}"
+ID: Final = os.environ.get("INSTANCE_ID", "orders-python:localhost:8080")
+OWNER: Final = str(uuid.uuid4())  # with it this process gets its own registration back, and no one else's
+CREDENTIALS: Final = (("authorization", "Basic " + base64.b64encode(USER.encode()).decode()),)
+REFUSALS: Final = {
+    code_pb2.UNAUTHENTICATED: "wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD",
+    code_pb2.PERMISSION_DENIED: "not allowed",
+    code_pb2.INVALID_ARGUMENT: "not accepted",
+    code_pb2.ALREADY_EXISTS: "another registration has taken over",
+    code_pb2.FAILED_PRECONDITION: "another registration has taken over",
+}
+"""The registry would say the same to the next try."""
+
+
+class RefusedError(Exception):
+    """The registry does not want this worker."""
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[RegistryAsyncStub]:
+    """Open a connection of its own: one from the common pool may be the one that has just gone silent."""
+    async with grpc.aio.insecure_channel(ADDRESS, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        yield RegistryStub(channel)
+
+
+class Worker:
+    """One registration, and what the registry has said of it."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self._generation = 0  # of the registration that we hold; 0: none
+        self._epoch = ""
+        self._interval = 10.0  # until the registry names another
+        self._attempts = 0  # since the last answer
+
+    async def run(self) -> None:
+        """Register and beat until told to stop, then deregister. A registry that is away is waited for.
+
+        Raises:
+            RefusedError: another try makes no sense.
+
+        """
+        while not self.stopping.is_set():
+            try:
+                async with connect() as registry:
+                    if not self._generation:
+                        await self._register(registry)
+                    await self._beat(registry)
+            except TimeoutError:
+                print("the registry is silent; trying again", file=sys.stderr)
+            except grpc.aio.AioRpcError as error:
+                _raise_if_refused(error.code().value[0], error.details())
+                print(f"{error.details()}; trying again", file=sys.stderr)
+            # Full jitter, or else all workers of a registry would come back to it at the same moment.
+            await self._stopped_within(random.uniform(0, min(self._interval, 0.5 * 2**self._attempts)))  # noqa: S311
+            self._attempts += 1
+        if self._generation:
+            await self._deregister()
+
+    async def _register(self, registry: RegistryAsyncStub) -> None:
+        # At our start, whoever has the id is most likely our own earlier run, and is replaced. Later on it is our successor.
+        instance = pb.Instance(instance_id=ID, version="1.0.0")
+        request = pb.RegisterRequest(instance=instance, replace=not self._epoch, owner=OWNER)
+        answer = await registry.Register(request, metadata=CREDENTIALS, timeout=5)
+        self._generation = answer.instance.generation
+        self._learn(answer.lease)
+        print(f"registered {ID}", flush=True)
+
+    def _learn(self, lease: pb.Lease) -> None:
+        self._interval = lease.heartbeat_interval.ToTimedelta().total_seconds()
+        self._epoch = lease.epoch
+        self._attempts = 0
+
+    async def _beat(self, registry: RegistryAsyncStub) -> None:
+        """Beat on one stream until there is a reason to register again, to open another stream, or to stop."""
+        async with asyncio.timeout(self._interval) as silence:
+            async for answer in registry.StreamHeartbeats(self._heartbeats(), metadata=CREDENTIALS):
+                for failure in answer.failures:
+                    _raise_if_refused(failure.code, failure.message)
+                forgotten = any(failure.code == code_pb2.NOT_FOUND for failure in answer.failures)
+                if forgotten or answer.lease.epoch != self._epoch:  # the registry was started anew
+                    self._generation = 0
+                    return
+                if answer.reconnect:
+                    return
+                self._learn(answer.lease)
+                # One interval until the next heartbeat, and one for its answer.
+                silence.reschedule(asyncio.get_running_loop().time() + 2 * self._interval)
+
+    async def _heartbeats(self) -> AsyncIterator[pb.StreamHeartbeatsRequest]:
+        # The first message binds the stream to our generation: it renews no other. The end of this iterator half-closes it.
+        yield pb.StreamHeartbeatsRequest(heartbeats=[pb.HeartbeatRequest(instance_id=ID, generation=self._generation)])
+        while not await self._stopped_within(self._interval):
+            yield pb.StreamHeartbeatsRequest(instance_ids=[ID])
+
+    async def _deregister(self) -> None:
+        try:
+            async with connect() as registry:
+                request = pb.DeregisterRequest(instance_id=ID, generation=self._generation)
+                await registry.Deregister(request, metadata=CREDENTIALS, timeout=5)
+            print(f"deregistered {ID}", flush=True)
+        except grpc.aio.AioRpcError as error:
+            print(f"not deregistered, the lease will run out: {error.details()}", file=sys.stderr)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return self.stopping.is_set()
+
+
+def _raise_if_refused(code: int, message: str | None) -> None:
+    if code in REFUSALS:
+        raise RefusedError(f"{REFUSALS[code]} ({message})")
+
+
+async def main() -> int:
+    """Run one worker; return the exit code."""
+    worker = Worker()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stopping.set)
+    try:
+        await worker.run()
+    except RefusedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

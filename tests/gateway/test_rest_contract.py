@@ -1,0 +1,472 @@
+"""Each row of the REST contract (docs/api.md): status, content type and body.
+
+Recorded from the original Luna, whose clients must go on working.
+"""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from aiohttp import ClientResponse, ClientSession
+from yarl import URL
+
+from luna_grpc.config import Settings
+from luna_grpc.model import REGISTRY, StatusReason
+from luna_grpc.serve import Running, running
+from support import basic, instance_json, session
+
+ID = "orders:localhost:8080"
+PATH = f"/registry/v1/instances/{ID}"
+JSON = "application/json; charset=utf-8"
+
+
+async def refused(response: ClientResponse, status: int, code: str, field: str | None = None) -> str:
+    """Check a refusal and return its words."""
+    assert (response.status, response.headers["Content-Type"]) == (status, JSON)
+    body = await response.json()
+    assert set(body) == {"error", "code"} | ({"field"} if field else set())
+    assert (body["code"], body.get("field")) == (code, field)
+    words = body["error"]
+    assert isinstance(words, str)
+    return words
+
+
+async def test_post_of_a_new_instance(rest: ClientSession, server: Running) -> None:
+    """201, the instance as JSON; the time is the server's."""
+    sent = instance_json(ID, last_heartbeat=5, registeredAt=6, statusReason="x", unknown={"deep": [1]})
+    response = await rest.post(PATH, json=sent)
+    assert (response.status, response.headers["Content-Type"]) == (201, JSON)
+    registration = server.registry.get(ID)
+    assert await response.json() == {
+        "instanceId": ID,
+        "name": "orders",
+        "description": "The orders service",
+        "version": "1.0.0",
+        "url": "http://localhost:8080/",
+        "status": "OK",
+        "balancerOptions": {},
+        "last_heartbeat": registration.last_heartbeat,
+        "statusReason": "REPORTED",
+        "registeredAt": registration.instance.registered_at,
+    }
+
+
+async def test_post_of_a_registered_id(rest: ClientSession) -> None:
+    """400, code ALREADY_EXISTS."""
+    await rest.post(PATH, json=instance_json(ID))
+    await refused(await rest.post(PATH, json=instance_json(ID)), 400, "ALREADY_EXISTS")
+
+
+async def test_post_over_an_expired_registration(rest: ClientSession, server: Running) -> None:
+    """201: a crashed service that comes back."""
+    await rest.post(PATH, json=instance_json(ID))
+    await server.registry.store.end([server.registry.get(ID)], StatusReason.LEASE_EXPIRED, now=0, actor=REGISTRY)
+    assert (await (await rest.get(PATH)).json())["statusReason"] == "LEASE_EXPIRED"
+    response = await rest.post(PATH, json=instance_json(ID))
+    assert (response.status, (await response.json())["status"]) == (201, "OK")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_body_about_another_instance(rest: ClientSession, method: str) -> None:
+    """400: the path and the body name different ids."""
+    response = await rest.request(method, PATH, json=instance_json("other:localhost:1"))
+    await refused(response, 400, "INVALID_ARGUMENT", "instanceId")
+
+
+async def test_put_of_a_known_instance(rest: ClientSession) -> None:
+    """200, the instance as JSON, with what the heartbeat said."""
+    first = await (await rest.post(PATH, json=instance_json(ID))).json()
+    changes = {"status": "DOWN", "version": "2", "description": "new", "balancerOptions": {"weight": 3}, "metadata": {"zone": "a"}}
+    response = await rest.put(PATH, json=instance_json(ID, **changes))
+    assert (response.status, response.headers["Content-Type"]) == (200, JSON)
+    body = await response.json()
+    assert body.pop("last_heartbeat") >= first.pop("last_heartbeat")
+    assert body == first | changes
+
+
+async def test_put_with_an_empty_body(rest: ClientSession) -> None:
+    """A bare heartbeat: what is stored and what was reported stays."""
+    first = await (await rest.post(PATH, json=instance_json(ID, status="DOWN"))).json()
+    response = await rest.put(PATH)
+    body = await response.json()
+    assert body.pop("last_heartbeat") >= first.pop("last_heartbeat")
+    assert (response.status, body) == (200, first)
+
+
+@pytest.mark.parametrize("body", [None, instance_json(ID)])
+async def test_put_of_an_unknown_instance(rest: ClientSession, body: dict[str, Any] | None) -> None:
+    """404, code NOT_FOUND: clients answer with a POST."""
+    await refused(await rest.put(PATH, json=body) if body else await rest.put(PATH), 404, "NOT_FOUND")
+
+
+async def test_get(rest: ClientSession) -> None:
+    """200 JSON, or 404."""
+    await refused(await rest.get(PATH), 404, "NOT_FOUND")
+    posted = await (await rest.post(PATH, json=instance_json(ID))).json()
+    response = await rest.get(PATH)
+    assert (response.status, response.headers["Content-Type"], await response.json()) == (200, JSON, posted)
+
+
+async def test_delete(rest: ClientSession) -> None:
+    """200 and the text OK, or 404."""
+    await refused(await rest.delete(PATH), 404, "NOT_FOUND")
+    await rest.post(PATH, json=instance_json(ID))
+    response = await rest.delete(PATH)
+    assert (response.status, response.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert await response.text() == "OK"
+    assert (await rest.get(PATH)).status == 404
+
+
+@pytest.mark.parametrize("path", ["/registry/v1/services", "/registry/v1/services/"])
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "text/html; charset=utf-8"),
+        ("*/*", "text/html; charset=utf-8"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html; charset=utf-8"),
+        ("application/json", JSON),
+        ("application/json, text/plain, */*", JSON),
+        ("application/json;q=0.5, text/html", "text/html; charset=utf-8"),
+        ("text/html;q=0.5, application/json", JSON),
+    ],
+)
+async def test_the_list_comes_as_panel_or_json(rest: ClientSession, path: str, accept: str | None, content_type: str) -> None:
+    """The panel, but JSON for who asks for it."""
+    response = await rest.get(path, headers={"Accept": accept} if accept else {})
+    assert (response.status, response.headers["Content-Type"]) == (200, content_type)
+
+
+async def test_services_json(rest: ClientSession) -> None:
+    """200, an array of services; UP while one instance is OK; gone with the last instance."""
+    response = await rest.get("/registry/v1/services/json")
+    assert (response.status, response.headers["Content-Type"], await response.json()) == (200, JSON, [])
+    one, two = "orders:h:1", "orders:h:2"
+    first = await (await rest.post(f"/registry/v1/instances/{one}", json=instance_json(one, description="first"))).json()
+    second = await (
+        await rest.post(f"/registry/v1/instances/{two}", json=instance_json(two, description="second", status="DOWN"))
+    ).json()
+    [service] = await (await rest.get("/registry/v1/services/json")).json()
+    assert service == {"name": "orders", "description": "first", "status": "UP", "instances": [first, second]}
+    await rest.put(f"/registry/v1/instances/{one}", json=instance_json(one, status="DOWN"))
+    [service] = await (await rest.get("/registry/v1/services/json")).json()
+    assert service["status"] == "DOWN"
+    for instance_id in (one, two):
+        await rest.delete(f"/registry/v1/instances/{instance_id}")
+    assert await (await rest.get("/registry/v1/services/json")).json() == []
+
+
+async def test_one_service(rest: ClientSession) -> None:
+    """As a page or as JSON; 404 when there is none."""
+    path = "/registry/v1/services/orders"
+    await refused(await rest.get(path), 404, "NOT_FOUND")
+    posted = await (await rest.post(PATH, json=instance_json(ID))).json()
+    response = await rest.get(path, headers={"Accept": "application/json"})
+    assert await response.json() == {
+        "name": "orders", "description": "The orders service", "status": "UP", "instances": [posted],
+    }  # fmt: skip
+    response = await rest.get(path)
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    "raw", ["orders", "a:b", "a:b:0", "a:b:x", "a%2Fb:h:1", "a%00b:h:1", "ä:h:1", "a:h:1%0A", "%3Cscript%3E:h:1"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+async def test_a_malformed_id(server: Running, raw: str, method: str) -> None:
+    """400, also when %2F and %00 hide in it."""
+    async with ClientSession() as client:
+        url = URL(f"http://127.0.0.1:{server.rest_port}/registry/v1/instances/{raw}", encoded=raw.isascii())
+        response = await client.request(method, url, headers={"Authorization": basic()})
+        await refused(response, 400, "INVALID_ARGUMENT", "instanceId")
+
+
+@pytest.mark.parametrize("instance_id", ["my-svc:h:80", "s6:[::1]:80", "a.b_c-d:10.0.0.1:65535"])
+@pytest.mark.parametrize("encoded", [False, True])
+async def test_ids_come_back_as_sent(rest: ClientSession, instance_id: str, encoded: bool) -> None:  # noqa: FBT001 - a table
+    """Dashes and IPv6 too, with the colons raw or percent-encoded."""
+    path = URL("/registry/v1/instances/" + quote(instance_id, safe="" if encoded else ":[]"), encoded=True)
+    response = await rest.post(path, json=instance_json(instance_id))
+    assert (response.status, (await response.json())["instanceId"]) == (201, instance_id)
+    assert (await (await rest.get(path)).json())["instanceId"] == instance_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        *[({field: None}, field) for field in ("instanceId", "name", "version", "url", "status")],
+        *[({field: ""}, field) for field in ("name", "version", "url", "status")],
+        *[({field: 5}, field) for field in ("instanceId", "name", "version", "url", "status", "description")],
+        ({"status": "UP"}, "status"),
+        ({"status": "ok"}, "status"),
+        ({"url": "javascript:alert(1)"}, "url"),
+        ({"url": "localhost:8080"}, "url"),
+        ({"version": "x" * 65}, "version"),
+        ({"name": "json"}, "name"),
+        ({"name": "x" * 129}, "name"),
+        ({"description": ["x"]}, "description"),
+        ({"balancerOptions": 5}, "balancerOptions"),
+        ({"balancerOptions": []}, "balancerOptions"),
+        ({"balancerOptions": {"weight": 1.5}}, "balancerOptions.weight"),
+        ({"balancerOptions": {"weight": -1}}, "balancerOptions.weight"),
+        ({"balancerOptions": {"weight": "1"}}, "balancerOptions.weight"),
+        ({"balancerOptions": {"weight": True}}, "balancerOptions.weight"),
+        ({"balancerOptions": {"weight": 2**32}}, "balancerOptions.weight"),
+        ({"metadata": {"zone": 5}}, "metadata"),
+        ({"metadata": "x"}, "metadata"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_bad_or_missing_field(rest: ClientSession, method: str, changes: dict[str, Any], field: str) -> None:
+    """400, naming the field; nothing is changed."""
+    if method == "PUT":
+        await rest.post(PATH, json=instance_json(ID))
+    before = await (await rest.get(PATH)).json()
+    words = await refused(await rest.request(method, PATH, json=instance_json(ID, **changes)), 400, "INVALID_ARGUMENT", field)
+    assert field.rpartition(".")[2] in words
+    assert await (await rest.get(PATH)).json() == before
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'"x"', b"null", b"5", b"\xff", b'{"instanceId": "\\ud800"}', b"[" * 5000, b" ", b'{"a":1}garbage']
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_body_that_is_no_json_object(rest: ClientSession, method: str, body: bytes) -> None:
+    """400, naming the body."""
+    await refused(await rest.request(method, PATH, data=body), 400, "INVALID_ARGUMENT", "body")
+
+
+async def test_an_empty_post(rest: ClientSession) -> None:
+    """400: there is nothing to register."""
+    await refused(await rest.post(PATH), 400, "INVALID_ARGUMENT", "body")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_body_over_100_kib(rest: ClientSession, method: str) -> None:
+    """413; 100 KiB are taken."""
+    body = json.dumps(instance_json(ID)).encode()
+    await rest.post(PATH, data=body)
+    if method == "PUT":
+        assert (await rest.put(PATH, data=body.ljust(100 * 1024))).status == 200
+    await refused(await rest.request(method, PATH, data=body.ljust(100 * 1024 + 1)), 413, "PAYLOAD_TOO_LARGE", "body")
+
+
+@pytest.mark.parametrize(
+    ("changes", "answered"),
+    [
+        ({"description": None}, {"description": ""}),
+        ({"balancerOptions": None}, {"balancerOptions": {}}),
+        ({"balancerOptions": {"weight": 0}}, {"balancerOptions": {}}),
+        ({"balancerOptions": {"weight": None}}, {"balancerOptions": {}}),
+        ({"balancerOptions": {"weight": 10, "more": 1}}, {"balancerOptions": {"weight": 10}}),
+        ({"metadata": {}}, {}),
+        ({"metadata": {"zone": "eu", "ä": "ö"}}, {"metadata": {"zone": "eu", "ä": "ö"}}),
+        ({"version": "1.02.3-rc1"}, {"version": "1.02.3-rc1"}),
+        ({"url": "https://example.org"}, {"url": "https://example.org/"}),
+        ({"name": "Bücher 本"}, {"name": "Bücher 本"}),
+        ({"name": "other"}, {"name": "other"}),
+    ],
+)
+async def test_what_may_be_missing_and_what_is_kept(rest: ClientSession, changes: dict[str, Any], answered: dict[str, Any]) -> None:
+    """As sent, but for an empty path and a weight of 0."""
+    response = await rest.post(PATH, json=instance_json(ID, **changes))
+    assert response.status == 201
+    body = await response.json()
+    assert body | answered == body
+    assert ("metadata" in body) == ("metadata" in answered)
+    [service] = await (await rest.get("/registry/v1/services/json")).json()
+    assert service["name"] == body["name"]
+
+
+async def test_the_content_type_of_a_request_may_have_a_charset(rest: ClientSession) -> None:
+    """Legacy clients send one."""
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    body = json.dumps(instance_json(ID, name="Bücher"), ensure_ascii=False).encode()
+    assert (await (await rest.post(PATH, data=body, headers=headers)).json())["name"] == "Bücher"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code", "allow"),
+    [
+        ("GET", "/nowhere", 404, "NOT_FOUND", None),
+        ("GET", "/registry/v1", 404, "NOT_FOUND", None),
+        ("GET", "/registry/v2/services", 404, "NOT_FOUND", None),
+        ("GET", "/registry/v1/instances/", 404, "NOT_FOUND", None),
+        ("PATCH", PATH, 405, "METHOD_NOT_ALLOWED", {"GET", "HEAD", "POST", "PUT", "DELETE"}),
+        ("DELETE", "/registry/v1/services/json", 405, "METHOD_NOT_ALLOWED", {"GET", "HEAD"}),
+    ],
+)
+async def test_an_unknown_path_or_method(
+    rest: ClientSession, method: str, path: str, status: int, code: str, allow: set[str] | None
+) -> None:
+    """JSON, or a page for a browser; 405 says what is allowed."""
+    response = await rest.request(method, path)
+    await refused(response, status, code)
+    if allow:
+        assert set(response.headers["Allow"].replace(" ", "").split(",")) == allow
+    response = await rest.request(method, path, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (response.status, response.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
+
+
+async def test_the_root_leads_to_the_panel(rest: ClientSession) -> None:
+    """With a redirect."""
+    response = await rest.get("/", allow_redirects=False)
+    assert (response.status, response.headers["Location"]) == (302, "/registry/v1/services/")
+
+
+async def test_probes_need_no_credentials(server: Running) -> None:
+    """`/livez` and `/readyz`; `verbose` tells more."""
+    async with ClientSession(f"http://127.0.0.1:{server.rest_port}") as client:
+        assert await (await client.get("/livez")).text() == "ok\n"
+        assert await (await client.get("/readyz")).text() == "ok\n"
+        assert "warming: yes" in await (await client.get("/readyz?verbose")).text()
+        server.rest.ready = False
+        assert (await client.get("/readyz")).status == 503
+
+
+# Credentials
+
+ROUTES = [
+    ("GET", "/registry/v1/services"),
+    ("GET", "/registry/v1/services/"),
+    ("GET", "/registry/v1/services/json"),
+    ("GET", "/registry/v1/services/orders"),
+    ("GET", "/registry/v1/static/luna.css"),
+    ("GET", PATH),
+    ("POST", PATH),
+    ("PUT", PATH),
+    ("DELETE", PATH),
+    ("GET", "/registry/nowhere"),
+]
+
+
+def test_every_route_is_in_the_table(server: Running) -> None:
+    """A new route cannot be forgotten here."""
+    app_routes = {
+        (route.method, route.resource.canonical)
+        for route in server.rest.app.router.routes()
+        if route.resource is not None and route.method != "HEAD" and route.resource.canonical.startswith("/registry/")
+    }
+    tested = {
+        (method, path.replace(ID, "{instanceId}").replace("/orders", "/{name}").replace("/luna.css", "")) for method, path in ROUTES
+    }
+    assert app_routes <= tested
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic ",
+        "Basic !!!",
+        "Basic YWRtaW4",
+        "Bearer abc",
+        "garbage",
+        "Basic ä",
+        basic("admin", "wrong"),
+        basic("root", ""),
+        basic("", ""),
+        basic("admin:", ""),
+    ],
+)
+async def test_without_credentials_nothing_is_answered(server: Running, method: str, path: str, header: str | None) -> None:
+    """401 with a challenge, always in the same words."""
+    async with ClientSession(f"http://127.0.0.1:{server.rest_port}") as client:
+        response = await client.request(method, path, headers={} if header is None else {"Authorization": header})
+        assert response.headers["WWW-Authenticate"] == 'Basic realm="Luna", charset="UTF-8"'
+        words = await refused(response, 401, "UNAUTHENTICATED")
+        assert words == "the user name or the password is missing or wrong"
+
+
+async def test_credentials_in_the_url(server: Running) -> None:
+    """As legacy clients give them: `http://admin@host:4000/…`."""
+    async with ClientSession() as client:
+        for url in (f"http://admin@127.0.0.1:{server.rest_port}", f"http://admin:@127.0.0.1:{server.rest_port}"):
+            assert (await client.get(f"{url}/registry/v1/services/json")).status == 200
+
+
+@pytest.mark.parametrize(("username", "password"), [("admin", "pässwörd: 本"), ("ädmin", ":"), ("admin", "x" * 500)])
+async def test_any_password_works(username: str, password: str) -> None:
+    """Non-ASCII, with colons, long; the scheme's case does not matter."""
+    settings = Settings(port=0, grpc_port=0, auth_username=username, auth_password=password)  # type: ignore[arg-type]
+    async with running(settings) as server:
+        address = f"http://127.0.0.1:{server.rest_port}"
+        for header in (basic(username, password), basic(username, password).replace("Basic", "basic")):
+            async with session(address, header) as client:
+                assert (await client.get("/registry/v1/services/json")).status == 200
+        async with session(address, basic(username, password + "x")) as client:
+            assert (await client.get("/registry/v1/services/json")).status == 401
+
+
+async def test_a_browser_is_asked_with_a_page(server: Running) -> None:
+    """The 401 has a body that says what to do."""
+    async with ClientSession() as client:
+        response = await client.get(f"http://127.0.0.1:{server.rest_port}/registry/v1/services/", headers={"Accept": "text/html"})
+        assert (response.status, response.headers["Content-Type"]) == (401, "text/html; charset=utf-8")
+
+
+# Other sites
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "status"),
+    [
+        ("localhost", "", 200),
+        ("localhost:4000", "", 200),
+        ("127.0.0.1:1", "", 200),
+        ("127.8.8.8", "", 200),
+        ("[::1]", "", 200),
+        ("[::1]:4000", "", 200),
+        ("luna.localhost", "", 200),
+        ("evil.example", "", 403),
+        ("evil.example:4000", "", 403),
+        ("10.0.0.1", "", 403),
+        ("localhost.evil.example", "", 403),
+        ("127.0.0.1.evil.example", "", 403),
+        ("luna.internal:4000", "luna.internal", 200),
+        ("LUNA.internal", "other, luna.internal", 200),
+        ("evil.example", "luna.internal", 403),
+        ("evil.example", "*", 200),
+    ],
+)
+async def test_with_an_empty_password_only_known_host_names_are_answered(host: str, allowed: str, status: int) -> None:
+    """Else a page that rebinds its DNS name to 127.0.0.1 could rewrite the registry. A password lifts it."""
+    settings = Settings(port=0, grpc_port=0, allowed_hosts=allowed)  # type: ignore[arg-type]
+    async with running(settings) as server, session(f"http://127.0.0.1:{server.rest_port}") as client:
+        response = await client.get("/registry/v1/services/json", headers={"Host": host})
+        assert response.status == status
+    protected = Settings(port=0, grpc_port=0, auth_password="x")  # type: ignore[arg-type]
+    async with running(protected) as server, session(f"http://127.0.0.1:{server.rest_port}", basic("admin", "x")) as client:
+        assert (await client.get("/registry/v1/services/json", headers={"Host": host})).status == 200
+
+
+async def test_a_foreign_page_may_not_write(rest: ClientSession) -> None:
+    """A browser would send the credentials that it remembers; our own pages and other programs may."""
+    foreign = {"Origin": "http://evil.example"}
+    words = await refused(await rest.post(PATH, json=instance_json(ID), headers=foreign), 403, "PERMISSION_DENIED")
+    assert "LUNA_CORS_ORIGINS" in words
+    own = {"Origin": str(rest._base_url).rstrip("/")}
+    assert (await rest.post(PATH, json=instance_json(ID), headers=own)).status == 201
+    assert (await rest.delete(PATH, headers=foreign)).status == 403
+    response = await rest.get(PATH, headers=foreign)
+    assert (response.status, "Access-Control-Allow-Origin" in response.headers) == (200, False)
+
+
+async def test_cors_for_origins_that_are_named() -> None:
+    """They may read, write and ask beforehand; the others may not."""
+    settings = Settings(port=0, grpc_port=0, cors_origins="https://ops.example, https://b.example")  # type: ignore[arg-type]
+    async with running(settings) as server, session(f"http://127.0.0.1:{server.rest_port}") as client:
+        friend = {"Origin": "https://ops.example"}
+        response = await client.post(PATH, json=instance_json(ID), headers=friend)
+        assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (201, "https://ops.example")
+        preflight = friend | {"Access-Control-Request-Method": "PUT", "Authorization": ""}
+        response = await client.options(PATH, headers=preflight)
+        assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (204, "https://ops.example")
+        assert "PUT" in response.headers["Access-Control-Allow-Methods"]
+        stranger = {"Origin": "https://evil.example"}
+        response = await client.get(PATH, headers=stranger)
+        assert ("Access-Control-Allow-Origin" in response.headers, response.headers["Vary"]) == (False, "Origin")
+        assert (await client.put(PATH, headers=stranger)).status == 403

@@ -1,0 +1,286 @@
+"""The programs in `examples/`, run as people run them, against real servers."""
+
+import asyncio
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from luna_grpc.v1 import registry_pb2 as pb
+from support import instance_json, luna, session
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TYPESCRIPT = EXAMPLES / "typescript"
+TTL = 3.0
+PATIENCE = 20.0
+"""Seconds until a wait has failed: far more than anything should take, for machines that are busy."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of the examples."""
+
+    command: tuple[str, ...]
+    folder: Path
+    instance_id: str
+    speaks_grpc: bool
+
+
+PYTHON = Program((sys.executable, "worker.py"), EXAMPLES / "python", "orders-python:localhost:8080", speaks_grpc=True)
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> dict[str, str]:
+    """Install what the TypeScript examples need, and return the scripts of their package.json."""
+    if not _has_node():
+        reason = "install Node.js 20 or later with npm (https://nodejs.org) to run the TypeScript examples"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    lock_file = TYPESCRIPT / "package-lock.json"
+    installed = TYPESCRIPT / "node_modules" / ".package-lock.json"  # npm writes it last
+    with lock_file.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be installing
+        if not installed.exists() or installed.stat().st_mtime < lock_file.stat().st_mtime:
+            done = subprocess.run(
+                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                cwd=TYPESCRIPT, check=False, capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
+            assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
+    scripts: dict[str, str] = json.loads((TYPESCRIPT / "package.json").read_text())["scripts"]
+    return scripts
+
+
+def _has_node() -> bool:
+    if not (shutil.which("node") and shutil.which("npm")):
+        return False
+    version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+    return int(version.removeprefix("v").partition(".")[0]) >= 20
+
+
+def _typescript(script: str, scripts: dict[str, str]) -> Program:
+    # Without npm between us and the program, which would get our signals.
+    command = tuple(shlex.split(scripts[script]))
+    return Program(command, TYPESCRIPT, f"orders-{script}:localhost:8080", speaks_grpc=script == "grpc")
+
+
+@pytest.fixture(params=["python", "typescript rest", "typescript grpc"])
+def program(request: pytest.FixtureRequest) -> Program:
+    """Return each of the examples, ready to be run."""
+    language, _, script = request.param.partition(" ")
+    return PYTHON if language == "python" else _typescript(script, request.getfixturevalue("node_packages"))
+
+
+@pytest.fixture(params=["python", "typescript"])
+def grpc_program(request: pytest.FixtureRequest) -> Program:
+    """Return each of the examples that speak gRPC, ready to be run."""
+    return PYTHON if request.param == "python" else _typescript("grpc", request.getfixturevalue("node_packages"))
+
+
+@asynccontextmanager
+async def _running(
+    program: Program, rest: str, grpc: str, *, ttl: float = TTL, password: str = "", stderr: int | None = None
+) -> AsyncIterator[Process]:
+    """Run a program until the end of the context."""
+    settings = {
+        "LUNA_REST_URL": rest,
+        "LUNA_GRPC_ADDRESS": grpc,
+        "LUNA_USERNAME": "admin",
+        "LUNA_PASSWORD": password,
+        "HEARTBEAT_SECONDS": str(ttl / 3),
+        "INSTANCE_ID": program.instance_id,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *program.command, cwd=program.folder, env=os.environ | settings, stdout=PIPE, stderr=stderr
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()  # closes the pipes too
+
+
+async def _line(process: Process) -> str:
+    """Return the next line that a program prints."""
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode().rstrip("\n")
+
+
+async def _ended(process: Process, number: signal.Signals | None = None) -> tuple[int, str, str]:
+    """Send a signal and wait for the end; return the exit code and what was printed to both sides and not read yet."""
+    if number is not None:
+        process.send_signal(number)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), (err or b"").decode()
+
+
+async def _instance(rest: ClientSession, program: Program) -> dict[str, Any]:
+    """Return a program's instance as REST shows it; nothing when it is not registered."""
+    async with rest.get(f"/registry/v1/instances/{program.instance_id}") as answer:
+        assert answer.status in (200, 404)
+        instance: dict[str, Any] = await answer.json()
+        return instance if answer.status == 200 else {}
+
+
+async def _until(condition: Callable[[dict[str, Any]], bool], rest: ClientSession, program: Program, patience: float) -> None:
+    """Look at a program's instance until it is as it should be."""
+    async with asyncio.timeout(patience):
+        while not condition(await _instance(rest, program)):
+            await asyncio.sleep(0.05)
+
+
+def _is_ok(instance: dict[str, Any]) -> bool:
+    return instance.get("status") == "OK"
+
+
+@asynccontextmanager
+async def _proxy(address: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """Stand before a server; yield the address, and what lets the connections of the moment fall silent without closing them."""
+    host, _, port = address.rpartition(":")
+    sinks: set[asyncio.StreamWriter] = set()
+    silent: set[asyncio.StreamWriter] = set()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await source.read(65536):
+                if sink not in silent:
+                    sink.write(data)
+        sink.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        sinks.update((writer, server_writer))
+        tasks.update((asyncio.create_task(pump(reader, server_writer)), asyncio.create_task(pump(server_reader, writer))))
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}", lambda: silent.update(sinks)
+    finally:
+        listener.close()
+        for sink in sinks:
+            sink.close()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_program_stays_registered_until_it_is_told_to_stop(program: Program) -> None:
+    """It registers, beats in time, registers with a registry that was started anew, and deregisters on SIGTERM."""
+    ports = "--lease-ttl", str(TTL)
+    async with luna(*ports) as server, _running(program, server.rest, server.grpc) as process:
+        assert await _line(process) == f"registered {program.instance_id}"
+        async with session(server.rest) as rest:
+            await _until(_is_ok, rest, program, PATIENCE)
+            await _stays_ok(rest, program, 2.2 * TTL)
+        await server.stop(signal.SIGKILL)
+
+        ports += "--port", server.rest.rpartition(":")[2], "--grpc-port", server.grpc.rpartition(":")[2]
+        async with luna(*ports) as server, session(server.rest) as rest:
+            await _until(_is_ok, rest, program, 5)
+            assert await _line(process) == f"registered {program.instance_id}"
+
+            assert await _ended(process, signal.SIGTERM) == (0, f"deregistered {program.instance_id}\n", "")
+            assert await _instance(rest, program) == {}
+
+
+async def _stays_ok(rest: ClientSession, program: Program, seconds: float) -> None:
+    clock = asyncio.get_running_loop()
+    end = clock.time() + seconds
+    while clock.time() < end:
+        assert _is_ok(await _instance(rest, program))
+        await asyncio.sleep(0.1)
+
+
+async def test_a_program_ends_when_its_credentials_are_wrong(program: Program) -> None:
+    """It says what to check, and does not try again."""
+    async with luna() as server, _running(program, server.rest, server.grpc, password="wrong", stderr=PIPE) as process:  # noqa: S106
+        code, out, err = await _ended(process)
+    assert (code, out) == (1, "")
+    assert err.startswith("wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD")
+    assert err.count("\n") == 1
+
+
+async def test_a_program_takes_over_from_its_earlier_run(program: Program) -> None:
+    """A run that was killed leaves its registration behind; the next one goes on with it, and Ctrl-C ends it as SIGTERM does."""
+    path = f"/registry/v1/instances/{program.instance_id}"
+    async with luna() as server, session(server.rest) as rest:
+        async with rest.post(path, json=instance_json(program.instance_id, version="0.0.1")) as answer:
+            assert answer.status == 201
+        async with _running(program, server.rest, server.grpc) as process:
+            assert await _line(process) == f"registered {program.instance_id}"
+            assert (await _instance(rest, program))["version"] == "1.0.0"
+            assert await _ended(process, signal.SIGINT) == (0, f"deregistered {program.instance_id}\n", "")
+
+
+async def test_a_program_ends_while_the_registry_is_away(program: Program) -> None:
+    """It waits for the registry, but not when it is told to stop."""
+    async with luna() as server:
+        pass  # only its ports are wanted, now that nobody listens there
+    async with _running(program, server.rest, server.grpc, stderr=PIPE) as process:
+        assert process.stderr is not None
+        assert b"trying again" in await asyncio.wait_for(process.stderr.readline(), PATIENCE)
+        code, out, _ = await _ended(process, signal.SIGTERM)
+    assert (code, out) == (0, "")
+
+
+async def test_a_program_leaves_a_connection_that_has_fallen_silent(program: Program) -> None:
+    """What it has sent goes nowhere and nothing comes back, as behind a firewall that forgot the connection: it opens another."""
+    ttl = 1.5
+    async with (
+        luna("--lease-ttl", str(ttl)) as server,
+        session(server.rest) as rest,
+        _proxy(server.rest.removeprefix("http://")) as (rest_address, silence_rest),
+        _proxy(server.grpc) as (grpc_address, silence_grpc),
+        _running(program, f"http://{rest_address}", grpc_address, ttl=ttl) as process,
+    ):
+        assert await _line(process) == f"registered {program.instance_id}"
+        silence_rest()
+        silence_grpc()
+        # By then what was on its way has arrived.
+        settled = time.time_ns() // 1_000_000 + 200
+        await _until(lambda instance: instance["last_heartbeat"] > settled, rest, program, PATIENCE)
+        assert await _ended(process, signal.SIGTERM) == (0, f"deregistered {program.instance_id}\n", "")
+
+
+async def test_a_program_that_was_replaced_ends(grpc_program: Program) -> None:
+    """It does not fight over the id with the one that has come after it."""
+    async with luna("--lease-ttl", str(TTL)) as server, _running(grpc_program, server.rest, server.grpc, stderr=PIPE) as process:
+        assert await _line(process) == f"registered {grpc_program.instance_id}"
+        channel, stub = server.stub()
+        async with channel:
+            await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=grpc_program.instance_id), replace=True))
+        code, out, err = await _ended(process)
+        assert (code, out) == (1, "")
+        assert "another registration has taken over" in err
+        async with session(server.rest) as rest:
+            assert _is_ok(await _instance(rest, grpc_program))
+
+
+def test_the_typescript_programs_pass_their_type_check(node_packages: dict[str, str]) -> None:
+    """They are strictly typed; running them would not show it."""
+    path = os.environ["PATH"]
+    env = os.environ | {"PATH": f"{TYPESCRIPT / 'node_modules' / '.bin'}{os.pathsep}{path}"}
+    done = subprocess.run(
+        shlex.split(node_packages["check"]), cwd=TYPESCRIPT, env=env, check=False, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    """Everyone installs from the package registry of their own settings."""
+    assert '"resolved"' not in (TYPESCRIPT / "package-lock.json").read_text()
