@@ -30,29 +30,46 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on, for both doors.")
-    port: int = Field(4000, ge=0, le=65535, description="Port of the REST API and the panel; 0 picks a free one.")
-    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free one.")
-    auth_username: str = Field("admin", min_length=1, pattern=r"^[^:]+$", description="User name for Basic auth, on both doors.")
-    auth_password: SecretStr = Field(SecretStr(""), description="Password for Basic auth; when empty, only loopback is served.")
-    insecure: bool = Field(False, description="Allow an empty password on addresses that others can reach.")
-    allowed_hosts: Names = Field(
-        (), description="With an empty password: further Host names to answer to, with commas between; * for any."
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on, for both doors.")
+    port: int = Field(default=4000, ge=0, le=65535, description="Port of the REST API and the panel; 0 picks a free one.")
+    grpc_port: int = Field(default=50051, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free one.")
+    auth_username: str = Field(
+        default="admin", min_length=1, pattern=r"^[^:]+$", description="User name for Basic auth, on both doors."
     )
-    cors_origins: Names = Field((), description="Origins whose web pages may use the REST API, with commas between; * for any.")
-    lease_ttl: float = Field(30.0, ge=0.1, le=86_400, description="Seconds after its last heartbeat at which an instance is DOWN.")
-    lease_slack: float = Field(0.05, ge=0, le=1, description="What a heartbeat through REST gets on top, as a fraction of the TTL.")
+    auth_password: SecretStr = Field(
+        default=SecretStr(""), description="Password for Basic auth; when empty, only loopback is served."
+    )
+    insecure: bool = Field(default=False, description="Allow an empty password on addresses that others can reach.")
+    allowed_hosts: Names = Field(
+        default=(), description="With an empty password: further Host names to answer to, with commas between; * for any."
+    )
+    cors_origins: Names = Field(
+        default=(), description="Origins whose web pages may use the REST API, with commas between; * for any."
+    )
+    lease_ttl: float = Field(
+        default=30.0, ge=0.1, le=86_400, description="Seconds after its last heartbeat at which an instance is DOWN."
+    )
+    lease_slack: float = Field(
+        default=0.05, ge=0, le=1, description="What a heartbeat through REST gets on top, as a fraction of the TTL."
+    )
     evict_after: float = Field(
-        86_400.0, ge=0, description="Seconds after the end of its lease at which an instance is removed; 0: never."
+        default=86_400.0, ge=0, description="Seconds after the end of its lease at which an instance is removed; 0: never."
     )
     warmup: float | None = Field(
-        None, ge=0, le=3600, description="Seconds after an empty start without telling of removals; default: one TTL, at most 30."
+        default=None,
+        ge=0,
+        le=3600,
+        description="Seconds after an empty start without telling of removals; default: one TTL, at most 30.",
     )
-    shutdown_delay: float = Field(0.0, ge=0, le=3600, description="Seconds between saying NOT_SERVING and beginning to close.")
-    shutdown_grace: float = Field(10.0, ge=0, le=3600, description="Seconds that requests in flight get to finish when stopping.")
-    max_heartbeat_streams: int = Field(100_000, ge=1, description="The most heartbeat streams at a time.")
-    max_watchers: int = Field(10_000, ge=1, description="The most watches at a time.")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    shutdown_delay: float = Field(
+        default=0.0, ge=0, le=3600, description="Seconds between saying NOT_SERVING and beginning to close."
+    )
+    shutdown_grace: float = Field(
+        default=10.0, ge=0, le=3600, description="Seconds that requests in flight get to finish when stopping."
+    )
+    max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
+    max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod

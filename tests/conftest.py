@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
+from support import FakeClock, Stub, channel, session, settings_for_tests
 
-from luna_grpc.config import Settings
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2_grpc
-from support import FakeClock, Stub, channel, session
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 async def server() -> AsyncIterator[Running]:
     """Run both doors in this process, on free ports and an empty store."""
-    async with running(Settings(port=0, grpc_port=0)) as server:
+    async with running(settings_for_tests()) as server:
         yield server
 
 

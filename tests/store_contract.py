@@ -1,7 +1,5 @@
 """The contract of `luna_grpc.store.Store`, as tests: a store's own test module derives a class from this one."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
@@ -32,9 +30,9 @@ class StoreContract:
     """Every store passes these tests; a derived class provides `store`, which evicts after `EVICT_AFTER`."""
 
     @pytest.fixture
-    def recorder(self, store: Store) -> Iterator[Recorder]:
+    def recorder(self, store: Store) -> Recorder:
         """Watch what the store publishes."""
-        yield Recorder(store)
+        return Recorder(store)
 
     @staticmethod
     def terms(now: float = 0.0, holder: object = None) -> Terms:

@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from luna_grpc.clock import Clock
+from luna_grpc.config import Settings, load
 from luna_grpc.v1 import registry_pb2_grpc
 
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
@@ -36,6 +37,11 @@ class FakeClock(Clock):
         """Let time pass without anyone looking at it."""
         self.seconds += seconds
         self.epoch_ms += round(seconds * 1000)
+
+
+def settings_for_tests(**flags: object) -> Settings:
+    """Return settings with free ports."""
+    return load({"port": 0, "grpc_port": 0, **flags})
 
 
 def basic(username: str = "admin", password: str = "") -> str:
@@ -117,7 +123,7 @@ class Luna:
 
 
 @asynccontextmanager
-async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:  # noqa: B006 - only read
+async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:
     """Run `luna serve` on free ports until the end of the context."""
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]

@@ -1,7 +1,6 @@
 """The clock that cannot run away from its ticks."""
 
 import pytest
-
 from support import FakeClock
 
 

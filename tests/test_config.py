@@ -41,8 +41,8 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value"),
     [
         ("port", "x"), ("port", "-1"), ("port", "65536"), ("grpc_port", "1.5"), ("lease_ttl", "0"), ("lease_ttl", "abc"),
-        ("lease_ttl", "nan"), ("lease_ttl", "inf"), ("lease_slack", "5%"), ("evict_after", "-1"), ("warmup", "soon"), ("auth_username", "a:b"),
-        ("insecure", "maybe"), ("log_level", "loud"), ("max_watchers", "0"),
+        ("lease_ttl", "nan"), ("lease_ttl", "inf"), ("lease_slack", "5%"), ("evict_after", "-1"), ("warmup", "soon"),
+        ("auth_username", "a:b"), ("insecure", "maybe"), ("log_level", "loud"), ("max_watchers", "0"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -68,7 +68,7 @@ def test_a_wrong_password_is_never_shown() -> None:
         ("10.0.0.1", False), ("luna.example", False), ("localhost.example", False),
     ],
 )  # fmt: skip
-def test_an_empty_password_is_for_loopback_only(host: str, loopback: bool) -> None:  # noqa: FBT001 - a table
+def test_an_empty_password_is_for_loopback_only(host: str, loopback: bool) -> None:
     """Unless someone insists."""
     assert is_loopback(host) is loopback
     assert load({"host": host, "auth_password": "x"}).host == host

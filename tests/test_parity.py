@@ -8,12 +8,11 @@ import grpc
 from aiohttp import ClientSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import channel, field_violation, session, settings_for_tests
 
-from luna_grpc.config import Settings
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import channel, field_violation, session
 
 Said = dict[str, Any]
 
@@ -108,8 +107,8 @@ def state(server: Running) -> list[Any]:
 async def test_the_same_requests_through_either_door(sequence: list[Request]) -> None:
     """Equal answers, equal kinds of error, equal state."""
     async with (
-        running(Settings(port=0, grpc_port=0)) as one,
-        running(Settings(port=0, grpc_port=0)) as other,
+        running(settings_for_tests()) as one,
+        running(settings_for_tests()) as other,
         session(f"http://127.0.0.1:{one.rest_port}") as client,
         channel(f"127.0.0.1:{other.grpc_port}") as open_channel,
     ):

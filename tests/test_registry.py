@@ -1,13 +1,13 @@
 """The use cases: leases in time, stalls, warming up, heartbeat streams."""
 
 import pytest
+from support import FakeClock
 
 from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, SupersededError
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
 from luna_grpc.registry import Beat, LeasePolicy, Registry
 from luna_grpc.store import Registration
-from support import FakeClock
 
 GRPC = Actor("admin", Door.GRPC, "test")
 REST = Actor("admin", Door.REST, "test")
@@ -58,9 +58,9 @@ async def test_a_heartbeat_brings_back_what_was_reported(registry: Registry, clo
     await registry.heartbeat(Beat(ID), actor=GRPC)
     assert (registration.instance.status, registration.instance.reason) == (Status.DOWN, StatusReason.REPORTED)
     await live(registry, clock, 31)
-    assert registration.instance.reason is StatusReason.LEASE_EXPIRED
+    assert registry.get(ID).instance.reason is StatusReason.LEASE_EXPIRED
     await registry.heartbeat(Beat(ID), actor=GRPC)
-    assert registration.instance.reason is StatusReason.REPORTED
+    assert registry.get(ID).instance.reason is StatusReason.REPORTED
     await registry.heartbeat(Beat(ID, status=Status.OK), actor=GRPC)
     assert registration.instance.up
 
@@ -253,7 +253,7 @@ async def test_the_end_of_a_stream(
     registry: Registry,
     wish: OnDisconnect,
     broken: bool,
-    outcome: StatusReason | None,  # noqa: FBT001 - a table
+    outcome: StatusReason | None,
 ) -> None:
     """A break does what was asked for; a clean end does nothing."""
     await register(registry)

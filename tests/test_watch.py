@@ -1,7 +1,7 @@
 """Watching: nothing is lost, whatever happens to the watcher."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ class World:
         self.feed = Feed(self._present, capacity=capacity, warming=warming)
         self._generation = 0
 
-    def _present(self, names: frozenset[str]) -> Iterable[Event]:
+    def _present(self, names: frozenset[str]) -> Iterator[Event]:
         for (name, _), instance in list(self.state.items()):
             if not names or name in names:
                 yield Event(EventType.UPSERTED, self.state.get((name, instance.info.instance_id), instance), 0)

@@ -9,13 +9,15 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 from google.rpc import code_pb2
 
 from luna_grpc.v1 import registry_pb2 as pb
-from luna_grpc.v1.registry_pb2_grpc import RegistryAsyncStub, RegistryStub
+from luna_grpc.v1 import registry_pb2_grpc
+
+Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # only the stub file knows this class; at run time one serves both kinds
 
 ADDRESS: Final = os.environ.get("LUNA_GRPC_ADDRESS", "127.0.0.1:50051")
 USER: Final = f"{os.environ.get('LUNA_USERNAME', 'admin')}:{os.environ.get('LUNA_PASSWORD', '')}"
@@ -37,10 +39,10 @@ class RefusedError(Exception):
 
 
 @asynccontextmanager
-async def connect() -> AsyncIterator[RegistryAsyncStub]:
+async def connect() -> AsyncIterator[Stub]:
     """Open a connection of its own: one from the common pool may be the one that has just gone silent."""
     async with grpc.aio.insecure_channel(ADDRESS, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        yield RegistryStub(channel)
+        yield registry_pb2_grpc.RegistryStub(channel)
 
 
 class Worker:
@@ -77,7 +79,7 @@ class Worker:
         if self._generation:
             await self._deregister()
 
-    async def _register(self, registry: RegistryAsyncStub) -> None:
+    async def _register(self, registry: Stub) -> None:
         # At our start, whoever has the id is most likely our own earlier run, and is replaced. Later on it is our successor.
         instance = pb.Instance(instance_id=ID, version="1.0.0")
         request = pb.RegisterRequest(instance=instance, replace=not self._epoch, owner=OWNER)
@@ -91,7 +93,7 @@ class Worker:
         self._epoch = lease.epoch
         self._attempts = 0
 
-    async def _beat(self, registry: RegistryAsyncStub) -> None:
+    async def _beat(self, registry: Stub) -> None:
         """Beat on one stream until there is a reason to register again, to open another stream, or to stop."""
         async with asyncio.timeout(self._interval) as silence:
             async for answer in registry.StreamHeartbeats(self._heartbeats(), metadata=CREDENTIALS):

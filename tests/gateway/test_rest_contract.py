@@ -9,12 +9,11 @@ from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientResponse, ClientSession
+from support import basic, instance_json, session, settings_for_tests
 from yarl import URL
 
-from luna_grpc.config import Settings
 from luna_grpc.model import REGISTRY, StatusReason
 from luna_grpc.serve import Running, running
-from support import basic, instance_json, session
 
 ID = "orders:localhost:8080"
 PATH = f"/registry/v1/instances/{ID}"
@@ -183,7 +182,7 @@ async def test_a_malformed_id(server: Running, raw: str, method: str) -> None:
 
 @pytest.mark.parametrize("instance_id", ["my-svc:h:80", "s6:[::1]:80", "a.b_c-d:10.0.0.1:65535"])
 @pytest.mark.parametrize("encoded", [False, True])
-async def test_ids_come_back_as_sent(rest: ClientSession, instance_id: str, encoded: bool) -> None:  # noqa: FBT001 - a table
+async def test_ids_come_back_as_sent(rest: ClientSession, instance_id: str, encoded: bool) -> None:
     """Dashes and IPv6 too, with the colons raw or percent-encoded."""
     path = URL("/registry/v1/instances/" + quote(instance_id, safe="" if encoded else ":[]"), encoded=True)
     response = await rest.post(path, json=instance_json(instance_id))
@@ -391,7 +390,7 @@ async def test_credentials_in_the_url(server: Running) -> None:
 @pytest.mark.parametrize(("username", "password"), [("admin", "pässwörd: 本"), ("ädmin", ":"), ("admin", "x" * 500)])
 async def test_any_password_works(username: str, password: str) -> None:
     """Non-ASCII, with colons, long; the scheme's case does not matter."""
-    settings = Settings(port=0, grpc_port=0, auth_username=username, auth_password=password)  # type: ignore[arg-type]
+    settings = settings_for_tests(auth_username=username, auth_password=password)
     async with running(settings) as server:
         address = f"http://127.0.0.1:{server.rest_port}"
         for header in (basic(username, password), basic(username, password).replace("Basic", "basic")):
@@ -434,11 +433,11 @@ async def test_a_browser_is_asked_with_a_page(server: Running) -> None:
 )
 async def test_with_an_empty_password_only_known_host_names_are_answered(host: str, allowed: str, status: int) -> None:
     """Else a page that rebinds its DNS name to 127.0.0.1 could rewrite the registry. A password lifts it."""
-    settings = Settings(port=0, grpc_port=0, allowed_hosts=allowed)  # type: ignore[arg-type]
+    settings = settings_for_tests(allowed_hosts=allowed)
     async with running(settings) as server, session(f"http://127.0.0.1:{server.rest_port}") as client:
         response = await client.get("/registry/v1/services/json", headers={"Host": host})
         assert response.status == status
-    protected = Settings(port=0, grpc_port=0, auth_password="x")  # type: ignore[arg-type]
+    protected = settings_for_tests(auth_password="x")
     async with running(protected) as server, session(f"http://127.0.0.1:{server.rest_port}", basic("admin", "x")) as client:
         assert (await client.get("/registry/v1/services/json", headers={"Host": host})).status == 200
 
@@ -457,7 +456,7 @@ async def test_a_foreign_page_may_not_write(rest: ClientSession) -> None:
 
 async def test_cors_for_origins_that_are_named() -> None:
     """They may read, write and ask beforehand; the others may not."""
-    settings = Settings(port=0, grpc_port=0, cors_origins="https://ops.example, https://b.example")  # type: ignore[arg-type]
+    settings = settings_for_tests(cors_origins="https://ops.example, https://b.example")
     async with running(settings) as server, session(f"http://127.0.0.1:{server.rest_port}") as client:
         friend = {"Origin": "https://ops.example"}
         response = await client.post(PATH, json=instance_json(ID), headers=friend)

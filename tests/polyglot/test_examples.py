@@ -141,7 +141,7 @@ async def _instance(rest: ClientSession, program: Program) -> dict[str, Any]:
 async def _until(condition: Callable[[dict[str, Any]], bool], rest: ClientSession, program: Program, patience: float) -> None:
     """Look at a program's instance until it is as it should be."""
     async with asyncio.timeout(patience):
-        while not condition(await _instance(rest, program)):
+        while not condition(await _instance(rest, program)):  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.05)
 
 
@@ -181,16 +181,16 @@ async def _proxy(address: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
 
 async def test_a_program_stays_registered_until_it_is_told_to_stop(program: Program) -> None:
     """It registers, beats in time, registers with a registry that was started anew, and deregisters on SIGTERM."""
-    ports = "--lease-ttl", str(TTL)
-    async with luna(*ports) as server, _running(program, server.rest, server.grpc) as process:
+    flags = ("--lease-ttl", str(TTL))
+    async with luna(*flags) as server, _running(program, server.rest, server.grpc) as process:
         assert await _line(process) == f"registered {program.instance_id}"
         async with session(server.rest) as rest:
             await _until(_is_ok, rest, program, PATIENCE)
             await _stays_ok(rest, program, 2.2 * TTL)
         await server.stop(signal.SIGKILL)
 
-        ports += "--port", server.rest.rpartition(":")[2], "--grpc-port", server.grpc.rpartition(":")[2]
-        async with luna(*ports) as server, session(server.rest) as rest:
+        ports = ("--port", server.rest.rpartition(":")[2], "--grpc-port", server.grpc.rpartition(":")[2])
+        async with luna(*flags, *ports), session(server.rest) as rest:
             await _until(_is_ok, rest, program, 5)
             assert await _line(process) == f"registered {program.instance_id}"
 
@@ -208,7 +208,7 @@ async def _stays_ok(rest: ClientSession, program: Program, seconds: float) -> No
 
 async def test_a_program_ends_when_its_credentials_are_wrong(program: Program) -> None:
     """It says what to check, and does not try again."""
-    async with luna() as server, _running(program, server.rest, server.grpc, password="wrong", stderr=PIPE) as process:  # noqa: S106
+    async with luna() as server, _running(program, server.rest, server.grpc, password="wrong", stderr=PIPE) as process:
         code, out, err = await _ended(process)
     assert (code, out) == (1, "")
     assert err.startswith("wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD")

@@ -5,15 +5,14 @@ from typing import Any
 
 import grpc
 import pytest
+from support import Stub, channel, field_violation, settings_for_tests
 
-from luna_grpc.config import Settings
 from luna_grpc.model import REGISTRY, Info, Status
 from luna_grpc.registry import Beat
 from luna_grpc.rpc import listing, watches
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import Stub, channel, field_violation
 
 ID = "orders:localhost:8080"
 
@@ -232,16 +231,18 @@ async def test_a_stream_answers_with_its_sequence_and_lease(stub: Stub, server: 
     """No answer before the first message; 0 and repeated sequences are fine; half-closing ends it with OK."""
     await stub.Register(registration())
     stream = stub.StreamHeartbeats()
-    read = asyncio.ensure_future(stream.read())
+    answers = aiter(stream)
+    read = asyncio.ensure_future(anext(answers))
     for sequence in (7, 7, 0, 2**64 - 1):
+        assert not read.done()
         await stream.write(pb.StreamHeartbeatsRequest(instance_ids=[ID], sequence=sequence))
         answer = await read
         assert (answer.sequence, list(answer.failures), answer.reconnect) == (sequence, [], False)
         assert answer.lease.epoch == server.registry.store.epoch
-        read = asyncio.ensure_future(stream.read())
+        read = asyncio.ensure_future(anext(answers))
     await stream.done_writing()
-    while await read is not grpc.aio.EOF:
-        read = asyncio.ensure_future(stream.read())
+    assert (await read).sequence == 2**64 - 1
+    assert [answer async for answer in answers] == []
     assert await stream.code() is grpc.StatusCode.OK
 
 
@@ -334,7 +335,7 @@ async def test_an_ended_stream_leaves_nothing_behind(stub: Stub, server: Running
     assert holder._bound
     stream.cancel()
     async with asyncio.timeout(5):
-        while len(server.grpc.service.heartbeat_streams):
+        while len(server.grpc.service.heartbeat_streams):  # noqa: ASYNC110 - the server has no reason to tell
             await asyncio.sleep(0.01)
     assert not holder._bound
 
@@ -342,7 +343,7 @@ async def test_an_ended_stream_leaves_nothing_behind(stub: Stub, server: Running
 async def test_limits_a_kind() -> None:
     """RESOURCE_EXHAUSTED for one stream too many; unary calls and the other kind go on."""
     async with (
-        running(Settings(port=0, grpc_port=0, max_heartbeat_streams=1, max_watchers=1)) as server,
+        running(settings_for_tests(max_heartbeat_streams=1, max_watchers=1)) as server,
         channel(f"127.0.0.1:{server.grpc_port}") as open_channel,
     ):
         stub = registry_pb2_grpc.RegistryStub(open_channel)
@@ -360,7 +361,7 @@ async def test_limits_a_kind() -> None:
 
 async def test_stopping_ends_streams_with_a_last_word() -> None:
     """`reconnect` on heartbeat streams, what is left to say on watches, then OK; no break is seen in it."""
-    async with running(Settings(port=0, grpc_port=0)) as server:
+    async with running(settings_for_tests()) as server:
         open_channel = channel(f"127.0.0.1:{server.grpc_port}")
         stub = registry_pb2_grpc.RegistryStub(open_channel)
         await stub.Register(registration())
