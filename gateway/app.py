@@ -63,7 +63,7 @@ class RestServer:
                 web.get(PREFIX + "/services", _services),
                 web.get(PREFIX + "/services/", _services),
                 web.get(PREFIX + "/services/json", api.get_services),
-                web.get(PREFIX + "/services/{name}", _service),
+                web.get(PREFIX + "/services/{name:[^/]+}", _service),
                 web.static(PREFIX + "/static", panel.STATIC),
             ]
         )

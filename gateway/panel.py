@@ -45,9 +45,14 @@ _ERRORS: Final[dict[int, tuple[str, str, str, str]]] = {
         "Sign in",
     ),
     HTTPStatus.FORBIDDEN: ("This is not allowed", "Once that is changed, it will work.", _RELOAD, "Try again"),
-    HTTPStatus.NOT_FOUND: ("Not found", "Everything that is registered is in the list; a service leaves it with its last instance.", _LIST, "All services"),
+    HTTPStatus.NOT_FOUND: (
+        "Not found",
+        "Everything that is registered is in the list; a service leaves it with its last instance.",
+        _LIST,
+        "All services",
+    ),
     HTTPStatus.TOO_MANY_REQUESTS: ("Too many requests", "Wait for a moment.", _RELOAD, "Try again"),
-    HTTPStatus.INTERNAL_SERVER_ERROR: ("Luna failed", "That may not happen again.", _RELOAD, "Try again"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("Luna failed", "It may work the next time.", _RELOAD, "Try again"),
     HTTPStatus.SERVICE_UNAVAILABLE: ("Luna is not ready", "Wait for a moment.", _RELOAD, "Try again"),
 }
 """For each status a title, and one next step: its words, where it leads to, and the words of the link."""

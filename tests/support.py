@@ -21,6 +21,7 @@ from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, load
 from luna_grpc.v1 import registry_pb2_grpc
 
+Channel: TypeAlias = grpc.aio.Channel
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
 READY = re.compile(r"luna: ready rest=(http://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
 
@@ -111,7 +112,7 @@ class Luna:
     def pid(self) -> int:
         return self.process.pid
 
-    def stub(self) -> tuple[grpc.aio.Channel, Stub]:
+    def stub(self) -> tuple[Channel, Stub]:
         open_channel = channel(self.grpc)
         return open_channel, registry_pb2_grpc.RegistryStub(open_channel)
 

@@ -1,0 +1,114 @@
+"""The documents say what the code does."""
+
+import asyncio
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import CODES, STATUS
+from luna_grpc.config import Settings, flag, variable
+from luna_grpc.serve import Running
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
+PROTO = (ROOT / "proto/luna/registry/v1/registry.proto").read_text()
+
+
+def test_every_setting_stands_in_operations_with_its_default() -> None:
+    """And no setting that does not exist."""
+    rows = {row[0]: row[1:] for row in re.findall(r"^\| `(LUNA_\w+)` \| `(--[\w-]+)` \| (.*?) \|", OPERATIONS, re.MULTILINE)}
+    assert set(rows) == {variable(name) for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        flag_in_docs, default = rows[variable(name)]
+        assert flag_in_docs == flag(name)
+        if isinstance(field.default, str | int | float) and field.default is not False:
+            assert default == f"`{field.default}`"
+
+
+def test_every_route_stands_in_the_api(server: Running) -> None:
+    """And no route that does not exist."""
+    routes = {
+        f"{route.method} {route.resource.canonical.replace('/static', '/static/…')}"
+        for route in server.rest.app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    assert set(re.findall(r"`((?:GET|POST|PUT|DELETE) /\S*)`", API)) == routes
+
+
+def test_every_error_stands_in_the_api() -> None:
+    """With its status."""
+    rows = {(int(status), code) for status, code in re.findall(r"^\| (\d+) \| `(\w+)` \|", API, re.MULTILINE)}
+    known = {(status, error.code) for error, status in STATUS.items()} | set(CODES.items()) | {(500, "INTERNAL")}
+    assert rows == known
+
+
+def test_every_field_and_rpc_of_the_proto_is_commented() -> None:
+    """Whatever is declared has a comment right above it."""
+    lines = [line.strip() for line in PROTO.splitlines()]
+    declaration = re.compile(r"(rpc|message|enum|service) \w+|(optional |repeated )?[\w.<>, ]+ \w+ = \d+;|[A-Z_]+ = \d+;")
+    bare = [line for above, line in zip(lines, lines[1:], strict=False) if declaration.match(line) and not above.startswith("//")]
+    assert bare == []
+    assert sum(bool(declaration.match(line)) for line in lines) > 80
+
+
+def test_the_map_names_every_module() -> None:
+    """A new file without a place in the architecture fails here."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in [*ROOT.glob("luna_grpc/*.py"), *ROOT.glob("luna_grpc/rpc/*.py"), *ROOT.glob("gateway/*.py")]:
+        if path.name not in {"__init__.py", "__main__.py"}:
+            assert path.name in text, path
+
+
+def test_links_lead_somewhere() -> None:
+    """Those within the project."""
+    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+async def test_the_blocks_of_the_readme_run(server: Running) -> None:
+    """Word for word, one after the other, against a real server; only the ports differ."""
+    for tool, hint in (("curl", "install curl"), ("grpcurl", "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")):
+        if shutil.which(tool) is None:
+            assert "CI" not in os.environ, f"{tool} is missing"
+            pytest.skip(f"{tool} is missing: {hint}")
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    outputs = [await run(block, server) for block in blocks]
+    assert len(outputs) == 5
+    assert '"instanceId":"orders:localhost:8080"' in outputs[0]
+    assert '"status":"UP"' in outputs[1]
+    assert '"instance_id": "orders:localhost:8080"' in outputs[2]
+    assert '"heartbeat_interval": "10s"' in outputs[2]
+    assert '"last_heartbeat":' in outputs[3]
+    assert outputs[4] == "OK"
+    assert server.registry.store.count() == 0
+
+
+async def test_grpcurl_describes_the_service(server: Running) -> None:
+    """Through reflection, which needs credentials; health needs none."""
+    if shutil.which("grpcurl") is None:
+        assert "CI" not in os.environ, "grpcurl is missing"
+        pytest.skip("grpcurl is missing: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")
+    credentials = "-H 'authorization: Basic YWRtaW46'"
+    assert "luna.registry.v1.Registry" in await run(f"grpcurl -plaintext {credentials} localhost:50051 list", server)
+    described = await run(f"grpcurl -plaintext {credentials} localhost:50051 describe luna.registry.v1.Registry", server)
+    assert "rpc StreamHeartbeats ( stream" in described
+    assert "Unauthenticated" in await run("grpcurl -plaintext localhost:50051 list 2>&1 || true", server)
+    health = await run(f"grpcurl -plaintext {credentials} localhost:50051 grpc.health.v1.Health/Check", server)
+    assert "SERVING" in health
+
+
+async def run(script: str, server: Running) -> str:
+    """Run a shell script against the server's ports and return what it prints."""
+    script = script.replace(":4000", f":{server.rest_port}").replace(":50051", f":{server.grpc_port}")
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euc", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
