@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
-from support import FakeClock, Stub, channel, session, settings_for_tests
 
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2_grpc
+from support import FakeClock, Stub, channel, session, settings_for_tests
 
 
 @pytest.fixture

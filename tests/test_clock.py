@@ -1,6 +1,7 @@
 """The clock that cannot run away from its ticks."""
 
 import pytest
+
 from support import FakeClock
 
 

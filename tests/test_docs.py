@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_every_field_and_rpc_of_the_proto_is_commented() -> None:
     """Whatever is declared has a comment right above it."""
     lines = [line.strip() for line in PROTO.splitlines()]
     declaration = re.compile(r"(rpc|message|enum|service) \w+|(optional |repeated )?[\w.<>, ]+ \w+ = \d+;|[A-Z_]+ = \d+;")
-    bare = [line for above, line in zip(lines, lines[1:], strict=False) if declaration.match(line) and not above.startswith("//")]
+    bare = [line for above, line in pairwise(lines) if declaration.match(line) and not above.startswith("//")]
     assert bare == []
     assert sum(bool(declaration.match(line)) for line in lines) > 80
 

@@ -1,10 +1,10 @@
 """The store in memory."""
 
 import pytest
-from store_contract import EVICT_AFTER, StoreContract
-from support import FakeClock
 
 from luna_grpc.memory import MemoryStore
+from store_contract import EVICT_AFTER, StoreContract
+from support import FakeClock
 
 
 class TestMemoryStore(StoreContract):

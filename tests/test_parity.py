@@ -8,11 +8,11 @@ import grpc
 from aiohttp import ClientSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import channel, field_violation, session, settings_for_tests
 
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
+from support import channel, field_violation, session, settings_for_tests
 
 Said = dict[str, Any]
 

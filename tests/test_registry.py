@@ -1,13 +1,13 @@
 """The use cases: leases in time, stalls, warming up, heartbeat streams."""
 
 import pytest
-from support import FakeClock
 
 from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, SupersededError
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
 from luna_grpc.registry import Beat, LeasePolicy, Registry
 from luna_grpc.store import Registration
+from support import FakeClock
 
 GRPC = Actor("admin", Door.GRPC, "test")
 REST = Actor("admin", Door.REST, "test")

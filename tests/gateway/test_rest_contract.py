@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientResponse, ClientSession
-from support import basic, instance_json, session, settings_for_tests
 from yarl import URL
 
 from luna_grpc.model import REGISTRY, StatusReason
 from luna_grpc.serve import Running, running
+from support import basic, instance_json, session, settings_for_tests
 
 ID = "orders:localhost:8080"
 PATH = f"/registry/v1/instances/{ID}"

@@ -1,0 +1,161 @@
+"""The panel's pages: what people see, and what browsers are allowed to do with it."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import pytest
+from aiohttp import ClientSession
+from yarl import URL
+
+from gateway.panel import HEADERS, ago
+from luna_grpc.model import REGISTRY, Info, Status, StatusReason
+from luna_grpc.serve import Running
+from support import instance_json
+
+LIST = "/registry/v1/services/"
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its text and its elements."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in {"bdi", "code", "var"}:
+            self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+async def get(rest: ClientSession, path: str = LIST) -> Page:
+    """Fetch a page, and check what holds for all of them."""
+    response = await rest.get(URL(path, encoded=True))
+    assert response.status == 200
+    assert {name: response.headers[name] for name in HEADERS} == HEADERS
+    page = Page(await response.text())
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "style", "iframe", "object", "embed"}
+        assert not any(name.startswith("on") or name == "style" for name in attributes)
+    return page
+
+
+async def test_the_empty_list_shows_how_to_register(rest: ClientSession) -> None:
+    """With commands for this very server."""
+    page = await get(rest)
+    assert f"curl -u admin: -X POST {rest._base_url}/registry/v1/instances/hello:localhost:8080" in page.text
+    assert "luna.registry.v1.Registry/Register" in page.text
+
+
+async def test_the_list_shows_services_down_first(rest: ClientSession) -> None:
+    """With status, description and counts."""
+    for instance_id, status in (("b:h:1", "OK"), ("b:h:2", "DOWN"), ("a:h:1", "OK"), ("z:h:1", "DOWN")):
+        await rest.post(f"/registry/v1/instances/{instance_id}", json=instance_json(instance_id, status=status))
+    page = await get(rest)
+    assert "Services up 2 Services down 1 Instances up 2 / 4" in page.text
+    assert "DOWN z The z service 0 / 1 UP a The a service 1 / 1 UP b The b service 1 / 2" in page.text
+    assert [attributes["href"] for tag, attributes in page.elements if tag == "a" and LIST in (attributes["href"] or "")][1:] == [
+        f"{LIST}z",
+        f"{LIST}a",
+        f"{LIST}b",
+    ]
+
+
+async def test_a_service_shows_its_instances(rest: ClientSession, server: Running) -> None:
+    """Id, version, status and why, url, weight, metadata, and the time since the last heartbeat."""
+    said = {"balancerOptions": {"weight": 7}, "metadata": {"zone": "eu-1"}, "version": "1.2.3-rc1"}
+    await rest.post("/registry/v1/instances/a:h:1", json=instance_json("a:h:1", **said))
+    await rest.post("/registry/v1/instances/a:h:2", json=instance_json("a:h:2"))
+    await server.registry.store.end([server.registry.get("a:h:2")], StatusReason.LEASE_EXPIRED, now=0, actor=REGISTRY)
+    page = await get(rest, f"{LIST}a")
+    for words in (
+        "a:h:1",
+        "1.2.3-rc1",
+        "OK reported by the instance",
+        "http://h:1/",
+        "7",
+        "zone=eu-1",
+        "0 s ago",
+        "1 / 2 instances up",
+    ):
+        assert words in page.text
+    assert page.text.index("DOWN no heartbeat in time") < page.text.index("OK reported by the instance")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<script>alert(1)</script>", "a/b?c#d%41", "Bücher 本", "{{7*7}}", '"><img src=x onerror=alert(1)>', "a&amp;b", "json5"],
+)
+async def test_hostile_data_is_text(rest: ClientSession, server: Running, name: str) -> None:
+    """It is shown as it is, makes no elements and breaks no link."""
+    info = Info.of("x:h:1", name=name, description=name, version=name[:64], url=f"http://h/{quote(name)}", metadata={name: name})
+    await server.registry.register(info, Status.OK, actor=REGISTRY)
+    page = await get(rest)
+    assert page.text.count(name) == 2
+    [link] = [
+        attributes["href"]
+        for tag, attributes in page.elements
+        if tag == "a" and (attributes["href"] or "").startswith(LIST + quote(name[0], safe=""))
+    ]
+    assert link is not None
+    page = await get(rest, link)
+    assert page.text.count(name) >= 5
+    assert not any(attributes.get("src") == "x" for _, attributes in page.elements)
+
+
+async def test_no_request_leaves_the_origin(rest: ClientSession) -> None:
+    """Whatever a page loads is ours, and there."""
+    await rest.post("/registry/v1/instances/a:h:1", json=instance_json("a:h:1"))
+    for path in (LIST, f"{LIST}a"):
+        for tag, attributes in (await get(rest, path)).elements:
+            source = attributes.get("src") or (attributes.get("href") if tag == "link" else None)
+            if source:
+                assert not urlsplit(source).netloc
+                response = await rest.get(urljoin(path, source))
+                assert response.status == 200
+    style = await (await rest.get("/registry/v1/static/luna.css")).text()
+    assert not re.search(r"@import|url\((?!['\"]?data:|['\"]?luna)", style)
+    assert "prefers-color-scheme" in style
+
+
+@pytest.mark.parametrize(("path", "status"), [(f"{LIST}nosuch", 404), ("/registry/v1/instances/nonsense", 400), ("/nowhere", 404)])
+async def test_an_error_is_a_page_for_a_browser(rest: ClientSession, path: str, status: int) -> None:
+    """With the way back, and what the path held only as text."""
+    response = await rest.get(path, headers={"Accept": "text/html"})
+    page = Page(await response.text())
+    assert (response.status, response.headers["Content-Security-Policy"]) == (status, HEADERS["Content-Security-Policy"])
+    assert str(status) in page.text
+    assert any(attributes.get("href") == LIST for _, attributes in page.elements)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "words"),
+    [
+        (-5, "0 s"),
+        (999, "0 s"),
+        (59_999, "59 s"),
+        (60_000, "1 min"),
+        (3_599_999, "59 min"),
+        (3_600_000, "1 h"),
+        (172_800_000, "2 days"),
+    ],
+)
+def test_spans_of_time(milliseconds: int, words: str) -> None:
+    """As people say them."""
+    assert ago(milliseconds) == words
+
+
+async def test_static_files_are_only_ours(rest: ClientSession) -> None:
+    """Nothing outside their folder can be fetched."""
+    paths: list[Any] = ["../app.py", "..%2Fapp.py", "%2e%2e/app.py", "", "/etc/passwd"]
+    for path in paths:
+        response = await rest.get(URL(f"/registry/v1/static/{path}", encoded=True))
+        assert response.status in {403, 404}
