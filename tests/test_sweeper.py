@@ -21,8 +21,9 @@ from support import FakeClock, channel, session
 def collector() -> Iterator[None]:
     """Leave the garbage collector as it was."""
     yield
-    gc.unfreeze()
     gc.enable()
+    gc.unfreeze()
+    gc.collect()
 
 
 async def test_everything_that_is_due_is_declared_in_slices_that_let_others_run(clock: FakeClock) -> None:
@@ -72,6 +73,7 @@ async def test_connections_that_were_frozen_are_freed_when_they_close(server: Ru
     """By reference counting alone: the collector never looks at them again."""
     address = f"127.0.0.1:{server.grpc_port}"
     kinds = {"RequestHandler", "HeartbeatCall", "HeartbeatStream", "WatchCall", "Watcher", "Registration"}
+    gc.unfreeze()
     gc.collect()
     before = Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing).__name__ in kinds)
     gc.disable()

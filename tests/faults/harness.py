@@ -1,7 +1,6 @@
 """What the tests of faults share: watches that note when they heard what, and workers that can be killed."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,7 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.v1 import registry_pb2 as pb
-from support import Stub, clean_environment
+from support import Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
@@ -177,10 +176,9 @@ class Worker:
 @asynccontextmanager
 async def worker(address: str) -> AsyncIterator[Worker]:
     """Run a worker of the server at `address`."""
-    paths = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])
     process = await asyncio.create_subprocess_exec(
-        sys.executable, HERE / "worker.py", address,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**clean_environment(), "PYTHONPATH": paths},
+        sys.executable, HERE / "worker.py", address, basic(),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=clean_environment(),
     )  # fmt: skip
     started = Worker(process)
     try:
