@@ -67,7 +67,7 @@ class Guard:
         if path in PROBES:
             return await handler(request)
         if self._check_host:
-            self._refuse_foreign_host(request.host)
+            self._refuse_foreign_host(request.headers.get("Host"))
         origin = request.headers.get("Origin")
         if origin is not None:
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
@@ -77,7 +77,9 @@ class Guard:
             request[USER] = self._authenticator.user(request.headers.get("Authorization"))
         return await handler(request)
 
-    def _refuse_foreign_host(self, host: str) -> None:
+    def _refuse_foreign_host(self, host: str | None) -> None:
+        if host is None:
+            return  # no browser: they always send one
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         if is_loopback(name) or name.lower() in self._hosts or (self._addresses_too and _is_address(name)):
             return
@@ -88,7 +90,7 @@ class Guard:
 
     def _refuse_foreign_write(self, request: web.Request, origin: str) -> None:
         """Refuse what another site's page makes a browser send with the credentials that it remembers."""
-        own = origin.partition("://")[2] == request.host
+        own = origin.partition("://")[2] == request.headers.get("Host")
         if own or request.method in _READING or self._allowed(origin):
             return
         raise PermissionDeniedError(f"pages of {origin!r} may not change the registry; LUNA_CORS_ORIGINS can allow it")

@@ -181,7 +181,9 @@ def _example(request: web.Request, ttl: float) -> dict[str, str]:
     return {
         "user": user,
         "credentials": shlex.quote(f"{user}:"),
-        "url": shlex.quote(f"{request.scheme}://{request.host}/registry/v1/instances/hello:localhost:8080"),
+        "url": shlex.quote(
+            f"{request.scheme}://{request.headers.get('Host', 'localhost:4000')}/registry/v1/instances/hello:localhost:8080"
+        ),
         "ttl": f"{ttl:g} s",
     }
 

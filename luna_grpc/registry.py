@@ -98,7 +98,7 @@ class Registry:
         """
         if len(owner) > MAX_OWNER:
             raise InvalidArgumentError(f"owner has {len(owner)} characters; at most {MAX_OWNER} are allowed", field="owner")
-        return await self.store.register(info, status, owner=owner, replace=replace, terms=self._terms(actor), actor=actor)
+        return await self.store.register(info, status, owner=owner, replace=replace, terms=self.terms(actor), actor=actor)
 
     async def heartbeat(self, beat: Beat, *, actor: Actor, holder: object = None) -> Registration:
         """Renew one lease, and change what the heartbeat says.
@@ -108,7 +108,7 @@ class Registry:
             SupersededError: the generation is not the current one.
 
         """
-        terms = self._terms(actor, holder)
+        terms = self.terms(actor, holder)
         registration = self.store.get(beat.instance_id)
         if registration is not None and registration.live and _says_nothing_new(beat, registration):
             self.store.renew((registration,), terms)
@@ -138,7 +138,8 @@ class Registry:
         """Begin a stream of heartbeats."""
         return HeartbeatStream(self, actor)
 
-    def _terms(self, actor: Actor, holder: object = None) -> Terms:
+    def terms(self, actor: Actor, holder: object = None) -> Terms:
+        """Return what a heartbeat grants that comes now, from `actor`, by the stream `holder`."""
         ttl = self.policy.ttl
         if actor.door is Door.REST:
             ttl *= 1 + self.policy.rest_slack
@@ -256,7 +257,7 @@ class HeartbeatStream:
             else:
                 others.append(instance_id)
         if live:
-            self._store.renew(live, self._registry._terms(self._actor, self))  # noqa: SLF001 - one concept in two classes
+            self._store.renew(live, self._registry.terms(self._actor, self))
         failures: list[tuple[str, LunaError]] = []
         for instance_id in others:
             try:

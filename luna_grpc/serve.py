@@ -67,6 +67,8 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
         server.sweeper.add_done_callback(lambda _: stop.set())
         await stop.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
         log.info("stopping", instances=server.registry.store.count())
 
 

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
+import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
@@ -27,6 +28,8 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # only the stubs know it as generic
+log = structlog.get_logger("luna.grpc")
+
 S = TypeVar("S")
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -58,5 +61,10 @@ def answers_errors(handler: Callable[[S, Q, Context], Coroutine[Any, Any, R]]) -
             return await handler(self, request, context)
         except errors.LunaError as error:
             await abort(context, error)
+        except grpc.aio.BaseError:  # the call is over already
+            raise
+        except Exception:
+            log.exception("failed", rpc=handler.__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
 
     return wrapped

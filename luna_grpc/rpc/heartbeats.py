@@ -7,6 +7,7 @@ client that reads no answers blocks its writer only; its heartbeats go on counti
 
 import asyncio
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 import grpc
@@ -21,6 +22,8 @@ REST: Final = 0.005
 """Seconds between two answers on one stream."""
 SLICE: Final = 1000
 """Ids handled before others get their turn."""
+MAX_FAILURES: Final = 10_000
+"""The most failures in one answer, to keep it below the 4 MiB that a gRPC client takes by default."""
 
 
 class HeartbeatCall:
@@ -30,12 +33,14 @@ class HeartbeatCall:
         self._stream = stream
         self._lease = lease
         self._context = context
-        self._sequence = 0
+        self._handled = 0  # the sequence of the last message
+        self._answered = 0  # the same, of the last message whose failures have all been told
         self._failures: dict[str, LunaError] = {}
         self._owed = False  # whether an answer is owed
         self._over = False  # whether the client has half-closed
         self._ending = False  # whether the server ends the stream
         self._wake = asyncio.Event()
+        self._told = asyncio.Event()
 
     async def run(self) -> None:
         """Serve the stream until the client half-closes or the server wants to end it."""
@@ -59,6 +64,9 @@ class HeartbeatCall:
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 await self._handle(message)
+                if len(self._failures) > MAX_FAILURES:  # a client that reads no answers has to stop at some time
+                    self._told.clear()
+                    await self._told.wait()
         finally:
             self._over = True
             self._wake.set()
@@ -79,7 +87,7 @@ class HeartbeatCall:
             for start in range(0, len(ids), SLICE):
                 await self._renew(ids[start : start + SLICE])
                 await asyncio.sleep(0)
-        self._sequence = message.sequence
+        self._handled = message.sequence
         self._owed = True
         self._wake.set()
 
@@ -96,18 +104,25 @@ class HeartbeatCall:
             last = self._over or self._ending
             if self._owed or last:
                 await self._context.write(self._answer())
-            if last:
+            if self._failures:
+                self._wake.set()
+            elif last:
                 return
             await asyncio.sleep(REST)
 
     def _answer(self) -> pb.StreamHeartbeatsResponse:
-        failures, self._failures = self._failures, {}
-        self._owed = False
+        told = list(islice(self._failures.items(), MAX_FAILURES))
+        for instance_id, _ in told:
+            del self._failures[instance_id]
+        if not self._failures:
+            self._told.set()
+            self._answered = self._handled
+            self._owed = False
         return pb.StreamHeartbeatsResponse(
-            sequence=self._sequence,
+            sequence=self._answered,
             failures=[
                 pb.HeartbeatFailure(instance_id=instance_id, code=status_code(error).value[0], message=error.message)
-                for instance_id, error in failures.items()
+                for instance_id, error in told
             ],
             lease=self._lease,
             reconnect=self._ending,

@@ -21,13 +21,16 @@ class WatchCall:
         self._context = context
         self._wake = asyncio.Event()
         self._ending = False
-        self._watcher = registry.watch(names, token, self._wake.set)
+        self._registry = registry
+        self._names = names
+        self._token = token
 
     async def run(self) -> None:
         """Tell of changes until the client leaves or the server wants to end the stream."""
+        watcher = self._registry.watch(self._names, self._token, self._wake.set)
         try:
             while True:
-                batch = self._watcher.take()
+                batch = watcher.take()
                 if batch is not None:
                     for message in messages(batch):
                         await self._context.write(message)
@@ -37,7 +40,7 @@ class WatchCall:
                     await self._wake.wait()
                     self._wake.clear()
         finally:
-            self._watcher.close()
+            watcher.close()
 
     def end(self) -> None:
         """Say what is left to say, and return."""

@@ -44,29 +44,28 @@ async def guarded() -> AsyncIterator[Luna]:
         yield server
 
 
-async def _code_of_each_kind(connection: grpc.aio.Channel, method: str, header: str | None) -> list[grpc.StatusCode]:
-    """Call a method as each of the four kinds of rpc, with an empty message, and return the codes."""
+def _codes_of_each_kind(address: str, method: str, header: str | None) -> list[grpc.StatusCode]:
+    """Call a method as each of the four kinds of rpc, with an empty message, and return the codes.
+
+    By the synchronous client: the asyncio one reports INTERNAL of its own when a stream ends while it is sending.
+    """
     metadata = [] if header is None else [("authorization", header)]
-
-    async def one() -> AsyncIterator[bytes]:
-        yield b""
-
-    calls: list[Any] = [
-        connection.unary_unary(method)(b"", metadata=metadata, timeout=10),
-        connection.unary_stream(method)(b"", metadata=metadata, timeout=10),
-        connection.stream_unary(method)(one(), metadata=metadata, timeout=10),
-        connection.stream_stream(method)(one(), metadata=metadata, timeout=10),
-    ]
-    return [await call.code() for call in calls]
+    with grpc.insecure_channel(address) as connection:
+        calls: list[Any] = [
+            connection.unary_unary(method).future(b"", metadata=metadata, timeout=10),
+            connection.unary_stream(method)(b"", metadata=metadata, timeout=10),
+            connection.stream_unary(method).future(iter([b""]), metadata=metadata, timeout=10),
+            connection.stream_stream(method)(iter([b""]), metadata=metadata, timeout=10),
+        ]
+        return [call.code() for call in calls]
 
 
 @pytest.mark.parametrize("kind", WRONG)
 async def test_strangers_are_refused(guarded: Luna, kind: str) -> None:
     """Without the right credentials every rpc of all four kinds, reflection included, is UNAUTHENTICATED."""
-    async with grpc.aio.insecure_channel(guarded.grpc) as connection:
-        for method in METHODS:
-            codes = await _code_of_each_kind(connection, method, WRONG[kind])
-            assert (method, set(codes)) == (method, {grpc.StatusCode.UNAUTHENTICATED})
+    for method in METHODS:
+        codes = await asyncio.to_thread(_codes_of_each_kind, guarded.grpc, method, WRONG[kind])
+        assert (method, codes) == (method, [grpc.StatusCode.UNAUTHENTICATED] * 4)
 
 
 async def test_a_refusal_does_not_wait_for_a_message(guarded: Luna) -> None:
@@ -111,7 +110,7 @@ async def test_friends_are_answered(guarded: Luna) -> None:
         watch = registry.WatchServices(pb.WatchServicesRequest())
         message = await watch.read()
         assert isinstance(message, pb.WatchServicesResponse)
-        assert message.synced
+        assert message.reset
         watch.cancel()
         stream = registry.StreamHeartbeats()
         await stream.write(pb.StreamHeartbeatsRequest(sequence=7))

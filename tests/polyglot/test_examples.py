@@ -248,27 +248,40 @@ async def test_a_program_leaves_a_connection_that_has_fallen_silent(program: Pro
         _proxy(server.grpc) as (grpc_address, silence_grpc),
         _running(program, f"http://{rest_address}", grpc_address, ttl=ttl) as process,
     ):
-        assert await _line(process) == f"registered {program.instance_id}"
+        await _until(lambda instance: _age_at_last_heartbeat(instance) > ttl / 4, rest, program, PATIENCE)
         silence_rest()
         silence_grpc()
         # By then what was on its way has arrived.
         settled = time.time_ns() // 1_000_000 + 200
         await _until(lambda instance: instance["last_heartbeat"] > settled, rest, program, PATIENCE)
-        assert await _ended(process, signal.SIGTERM) == (0, f"deregistered {program.instance_id}\n", "")
+        out = f"registered {program.instance_id}\nderegistered {program.instance_id}\n"
+        assert await _ended(process, signal.SIGTERM) == (0, out, "")
 
 
-async def test_a_program_that_was_replaced_ends(grpc_program: Program) -> None:
-    """It does not fight over the id with the one that has come after it."""
-    async with luna("--lease-ttl", str(TTL)) as server, _running(grpc_program, server.rest, server.grpc, stderr=PIPE) as process:
+def _age_at_last_heartbeat(instance: dict[str, Any]) -> float:
+    """Return for how many seconds an instance had been registered when it last sent a heartbeat."""
+    return (instance["last_heartbeat"] - instance["registeredAt"]) / 1000 if instance else 0.0
+
+
+@pytest.mark.parametrize("meanwhile", ["connected", "cut off"])
+async def test_a_program_that_was_replaced_ends(grpc_program: Program, meanwhile: str) -> None:
+    """It does not fight over the id with the one that has come after it, even when it learns of it only later."""
+    async with (
+        luna("--lease-ttl", str(TTL)) as server,
+        session(server.rest) as rest,
+        _proxy(server.grpc) as (grpc_address, silence),
+        _running(grpc_program, server.rest, grpc_address, stderr=PIPE) as process,
+    ):
         assert await _line(process) == f"registered {grpc_program.instance_id}"
+        if meanwhile == "cut off":
+            silence()
         channel, stub = server.stub()
         async with channel:
             await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=grpc_program.instance_id), replace=True))
         code, out, err = await _ended(process)
         assert (code, out) == (1, "")
         assert "another registration has taken over" in err
-        async with session(server.rest) as rest:
-            assert _is_ok(await _instance(rest, grpc_program))
+        assert _is_ok(await _instance(rest, grpc_program))
 
 
 def test_the_typescript_programs_pass_their_type_check(node_packages: dict[str, str]) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import grpc
 import pytest
-from support import Stub, channel, field_violation, settings_for_tests
 
 from luna_grpc.model import REGISTRY, Info, Status
 from luna_grpc.registry import Beat
@@ -13,6 +12,7 @@ from luna_grpc.rpc import listing, watches
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
+from support import Stub, channel, field_violation, settings_for_tests
 
 ID = "orders:localhost:8080"
 
@@ -324,6 +324,31 @@ async def test_a_long_list_of_ids_is_handled_in_slices(stub: Stub, server: Runni
     assert server.registry.get(ID).holder is not None
 
 
+async def test_a_flood_of_failures_comes_in_answers_of_bounded_size(stub: Stub) -> None:
+    """The sequence is answered when all its failures have been told; a client that half-closes still gets them."""
+    ids = [f"a:h:{number}" for number in range(1, 25_001)]
+    stream = stub.StreamHeartbeats()
+    await stream.write(pb.StreamHeartbeatsRequest(instance_ids=ids, sequence=5))
+    await stream.done_writing()
+    answers = [answer async for answer in stream]
+    assert [len(answer.failures) for answer in answers][:3] == [10_000, 10_000, 5_000]
+    assert [answer.sequence for answer in answers][:3] == [0, 0, 5]
+    assert [failure.instance_id for answer in answers for failure in answer.failures] == ids
+
+
+async def test_a_bug_is_not_shown_to_clients(stub: Stub, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INTERNAL, and the log has it; on the other door a 500."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(server.registry, "get", fail)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.GetInstance(pb.GetInstanceRequest(instance_id=ID))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(caught.value)
+
+
 async def test_an_ended_stream_leaves_nothing_behind(stub: Stub, server: Running) -> None:
     """Neither in the count of streams nor in what the registrations hold on to."""
     await stub.Register(registration())
@@ -355,6 +380,7 @@ async def test_limits_a_kind() -> None:
         await anext(watch)
         second = aiter(stub.WatchServices(pb.WatchServicesRequest()))
         assert await code(anext(second)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert len(server.registry.store.feed.watchers()) == 1
         await stub.Register(registration())
         assert (await anext(watch)).synced
 
