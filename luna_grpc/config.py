@@ -14,8 +14,8 @@ PREFIX: Final = "LUNA_"
 # What Kubernetes puts into every pod for a Service named "luna", and "luna-grpc" (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
 _KUBERNETES_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _KUBERNETES_NAME: Final = re.compile(r"LUNA_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-# Read by other parts than the server.
-_OTHER_NAMES: Final = frozenset({"LUNA_ADDRESS"})
+# Read by the examples; a machine may run a worker and a server.
+_OTHER_NAMES: Final = frozenset({"LUNA_REST_URL", "LUNA_GRPC_ADDRESS", "LUNA_USERNAME", "LUNA_PASSWORD"})
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list, written with commas."""

@@ -100,7 +100,7 @@ def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_unknown_name_is_a_warning_with_the_nearest_one() -> None:
     """Typos must not go unnoticed."""
-    assert list(warnings({"LUNA_LEASE_TLL": "5", "LUNA_PORT": "1", "PATH": "x"})) == [
+    assert list(warnings({"LUNA_LEASE_TLL": "5", "LUNA_PORT": "1", "LUNA_USERNAME": "x", "PATH": "x"})) == [
         "LUNA_LEASE_TLL is not a setting; did you mean LUNA_LEASE_TTL?"
     ]
     assert list(warnings({"LUNA_QQQQQQQQ": ""})) == ["LUNA_QQQQQQQQ is not a setting"]

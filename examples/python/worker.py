@@ -40,7 +40,7 @@ class RefusedError(Exception):
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Stub]:
-    """Open a connection of its own: one from the common pool may be the one that has just gone silent."""
+    """Open a connection of its own: one that is shared with other parts of a program may be the one that has just gone silent."""
     async with grpc.aio.insecure_channel(ADDRESS, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         yield registry_pb2_grpc.RegistryStub(channel)
 
@@ -74,7 +74,7 @@ class Worker:
                 _raise_if_refused(error.code().value[0], error.details())
                 print(f"{error.details()}; trying again", file=sys.stderr)
             # Full jitter, or else all workers of a registry would come back to it at the same moment.
-            await self._stopped_within(random.uniform(0, min(self._interval, 0.5 * 2**self._attempts)))  # noqa: S311
+            await self._stopped_within(random.uniform(0, min(self._interval, 0.5 * 2 ** min(self._attempts, 10))))  # noqa: S311
             self._attempts += 1
         if self._generation:
             await self._deregister()

@@ -47,7 +47,7 @@ let epoch = "";
 let interval = 10_000; // until the registry names another
 let attempts = 0; // since the last answer
 
-/** Opens a connection of its own: one from the common pool may be the one that has just gone silent. */
+/** Opens a connection of its own: one that is shared with other parts of a program may be the one that has just gone silent. */
 function connect(): Registry {
   return new luna.registry.v1.Registry(ADDRESS, grpc.credentials.createInsecure(), { "grpc.use_local_subchannel_pool": 1 });
 }

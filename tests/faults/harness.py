@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 import grpc
@@ -24,6 +25,12 @@ T = TypeVar("T")
 def seconds(moment: Timestamp) -> float:
     """Return seconds since the epoch."""
     return moment.seconds + moment.nanos / 1e9
+
+
+def measured(record: Callable[[str, object], None], name: str, *figures: float) -> None:
+    """Keep figures with the test's report, and show the span of them with `pytest -s`."""
+    record(name, [round(figure, 4) for figure in figures])
+    sys.stdout.write(f"\n{name}: {min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f} ({len(figures)})\n")
 
 
 async def eventually(look: Callable[[], T | None], within: float, what: str) -> T:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+from harness import Told, look_up, measured, register, seconds, watching, worker, workers
 
-from harness import Told, look_up, register, seconds, watching, worker, workers
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import channel, luna
@@ -40,8 +40,7 @@ async def test_mark_down_when_the_client_is_killed(record_property: Callable[[st
                 told = await watch.sees(instance_id, _down, 2)
                 assert told.instance.status_reason == pb.STATUS_REASON_DISCONNECTED
                 delays.append(told.at - killed)
-            record_property("seconds_until_down", [round(delay, 4) for delay in delays])
-            print(f"DOWN after {min(delays):.4f} to {max(delays):.4f} s")
+            measured(record_property, "seconds from SIGKILL to DOWN", *delays)
             assert max(delays) < 1
             assert {told.id for told in watch.told if told.down} == set(ids)
             # A heartbeat by any other way brings it back.
@@ -71,7 +70,7 @@ async def test_mark_down_for_all_instances_of_a_stream() -> None:
 
 
 @pytest.mark.parametrize("option", [pb.ON_DISCONNECT_KEEP, pb.ON_DISCONNECT_UNSPECIFIED, None])
-async def test_keep_when_the_client_is_killed(option: pb.OnDisconnect | None) -> None:
+async def test_keep_when_the_client_is_killed(option: pb.OnDisconnect.ValueType | None) -> None:
     """SIGKILL of a client with KEEP, which is the default: DOWN only when the lease runs out."""
     instance_id = "kept:localhost:80"
     async with luna("--lease-ttl", "1") as server, channel(server.grpc) as connection, worker(server.grpc) as client:
@@ -106,7 +105,7 @@ async def test_deregister_when_the_client_is_killed() -> None:
 
 
 @pytest.mark.parametrize("option", [pb.ON_DISCONNECT_MARK_DOWN, pb.ON_DISCONNECT_DEREGISTER])
-async def test_a_half_close_is_not_a_break(option: pb.OnDisconnect) -> None:
+async def test_a_half_close_is_not_a_break(option: pb.OnDisconnect.ValueType) -> None:
     """A client that half-closes its stream and exits leaves its instances OK; its last messages still count."""
     ids = [f"done:localhost:{port}" for port in range(8000, 8010)]
     async with luna() as server, channel(server.grpc) as connection, workers(server.grpc, len(ids)) as clients:
@@ -162,7 +161,7 @@ async def test_who_was_replaced_renews_nothing() -> None:
 
 
 @pytest.mark.parametrize("option", [pb.ON_DISCONNECT_MARK_DOWN, pb.ON_DISCONNECT_DEREGISTER])
-async def test_who_was_replaced_takes_no_one_down(option: pb.OnDisconnect) -> None:
+async def test_who_was_replaced_takes_no_one_down(option: pb.OnDisconnect.ValueType) -> None:
     """A replaced worker's stream breaks before, while and after its successor registers: the successor stays OK."""
     # Seconds from the kill to the replacement; a negative one replaces first, and lets the old worker send stale heartbeats.
     delays = [-0.3, -0.1, -0.003, -0.001, 0.0, 0.0, 0.001, 0.002, 0.005, 0.3]
@@ -194,5 +193,7 @@ async def test_who_was_replaced_takes_no_one_down(option: pb.OnDisconnect) -> No
             for instance_id, generation in successors.items():
                 now = await look_up(stub, instance_id)
                 assert (now.generation, now.status) == (generation, pb.STATUS_OK)
-            harmed = [told for told in watch.told if (told.down or told.removed) and told.instance.generation == successors[told.id]]
+            harmed = [
+                told for told in watch.told if (told.down or told.removed) and told.instance.generation == successors[told.id]
+            ]
             assert harmed == []

@@ -4,8 +4,8 @@ import asyncio
 from typing import TypeAlias
 
 import grpc
-
 from harness import register, seconds, watching
+
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import Stub, channel, luna

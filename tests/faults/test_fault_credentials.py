@@ -49,13 +49,14 @@ def _codes_of_each_kind(address: str, method: str, header: str | None) -> list[g
 
     By the synchronous client: the asyncio one reports INTERNAL of its own when a stream ends while it is sending.
     """
-    metadata = [] if header is None else [("authorization", header)]
+    metadata: Any = () if header is None else (("authorization", header),)
+    empty: Any = b""  # the stubs know only the channels of generated code
     with grpc.insecure_channel(address) as connection:
         calls: list[Any] = [
-            connection.unary_unary(method).future(b"", metadata=metadata, timeout=10),
-            connection.unary_stream(method)(b"", metadata=metadata, timeout=10),
-            connection.stream_unary(method).future(iter([b""]), metadata=metadata, timeout=10),
-            connection.stream_stream(method)(iter([b""]), metadata=metadata, timeout=10),
+            connection.unary_unary(method).future(empty, metadata=metadata, timeout=10),
+            connection.unary_stream(method)(empty, metadata=metadata, timeout=10),
+            connection.stream_unary(method).future(iter([empty]), metadata=metadata, timeout=10),
+            connection.stream_stream(method)(iter([empty]), metadata=metadata, timeout=10),
         ]
         return [call.code() for call in calls]
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from aiohttp import ClientSession
+from harness import INSTANCES, measured, register, watching
 
-from harness import INSTANCES, register, watching
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import Stub, channel, luna, session
@@ -85,8 +85,7 @@ async def test_a_frozen_registry_blames_no_one(freezes: list[float], record_prop
 
                 downs = [await watch.sees(instance_id, lambda told: told.down, 2 * TTL + 1) for instance_id in STOPPING]
                 waits = sorted(told.at - woken for told in downs)
-                record_property("seconds_until_down_after_waking", [round(wait, 3) for wait in waits])
-                print(f"who really stopped: DOWN {waits[0]:.3f} to {waits[-1]:.3f} s after waking up")
+                measured(record_property, "seconds from waking up to DOWN of those that stopped", *waits)
                 # One TTL from waking up; of a hold interrupted by a second freeze, what was left of it.
                 assert waits[0] >= (TTL if len(freezes) == 1 else TTL / 2 - 0.1)
                 assert waits[-1] <= TTL + 0.5

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from aiohttp import ClientSession
+from harness import INSTANCES, measured, register, watching
 
-from harness import INSTANCES, register, watching
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import channel, instance_json, luna, session
@@ -43,12 +44,11 @@ async def test_a_put_in_every_ttl_is_enough(record_property: Callable[[str, obje
                     for number, (instance_id, wobble) in enumerate(wobbles.items())
                 )
             )
-            gaps = {id_: list(zip(moments, moments[1:], strict=False)) for id_, moments in zip(wobbles, beats, strict=True)}
+            gaps = {id_: list(pairwise(moments)) for id_, moments in zip(wobbles, beats, strict=True)}
             # The slack is 5 %. When this machine held a PUT up for longer than that, DOWN is right.
             late = [(id_, last) for id_, pairs in gaps.items() for last, this in pairs if this - last >= SLACK_MS]
             longest = max(this - last for pairs in gaps.values() for last, this in pairs)
-            record_property("longest_gap_ms", longest)
-            print(f"longest gap {longest} ms, {len(late)} of {len(wobbles) * ROUNDS} gaps beyond the slack")
+            measured(record_property, f"longest gap in ms, with {len(late)} of {len(wobbles) * ROUNDS} beyond the slack", longest)
             if len(late) > len(wobbles) * ROUNDS / 4:
                 pytest.skip("this machine is too slow to be punctual")
             unfair = [

@@ -2,11 +2,12 @@
 
 import signal
 import time
+from collections.abc import Callable
 
 import grpc
 import pytest
+from harness import eventually, measured, register, watching
 
-from harness import eventually, register, watching
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import channel, luna, session
@@ -16,7 +17,7 @@ OLD = [f"old:localhost:{port}" for port in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_removals_wait_after_a_restart(number: signal.Signals) -> None:
+async def test_removals_wait_after_a_restart(number: signal.Signals, record_property: Callable[[str, object], None]) -> None:
     """After a restart with an empty memory a watcher with an old token is synced only after the warm-up, a fresh one at once."""
     async with luna() as first:
         rest_port, grpc_port = (address.rpartition(":")[2] for address in (first.rest, first.grpc))
@@ -69,7 +70,7 @@ async def test_removals_wait_after_a_restart(number: signal.Signals) -> None:
 
             for watcher in waiting:
                 synced_at = await eventually(lambda watcher=watcher: watcher.synced_at, WARMUP + 1, "synced")  # type: ignore[misc]
-                print(f"synced {synced_at - started:.3f} s after the start began, {synced_at - ready:.3f} s after ready")
+                measured(record_property, "seconds from ready to synced", synced_at - ready)
                 assert synced_at >= started + WARMUP
                 assert synced_at <= ready + WARMUP + 0.5
                 assert watcher.messages[0].reset

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-
 from harness import register, worker
+
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import channel, clean_environment, instance_json, luna, session
@@ -156,13 +156,19 @@ async def test_one_line_on_stdout_and_json_on_stderr() -> None:
                 client.send(instance_ids=["logged:localhost:1"], options=pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_MARK_DOWN))
                 await client.answer()
                 client.kill()
-                async with rest.put("/registry/v1/instances/logged:localhost:1", json=instance_json("logged:localhost:1")) as answer:
+                async with rest.put(
+                    "/registry/v1/instances/logged:localhost:1", json=instance_json("logged:localhost:1")
+                ) as answer:
                     assert answer.status == 200
                 async with rest.put("/registry/v1/instances/logged:localhost:1", data=b"{") as answer:
                     assert answer.status == 400
                 with pytest.raises(grpc.aio.AioRpcError):
                     await register(stub, "rubbish")
-                for cut_off in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"PUT /x HTTP/1.1\r\nHo"):
+                for cut_off in (
+                    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                    b"GET / HTTP/9.9\r\n\r\n",
+                    b"PUT /x HTTP/1.1\r\nHo",
+                ):
                     await _send(rest_address, cut_off)
                     await _send(server.grpc, cut_off)
                 await _send(
