@@ -1,5 +1,7 @@
 """The REST server: its routes, its limits, and how it stops."""
 
+import asyncio
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -14,6 +16,8 @@ from luna_grpc.registry import Registry
 
 PREFIX: Final = "/registry/v1"
 MAX_BODY: Final = 100 * 1024
+CUT_OFF: Final = 0.5
+"""Seconds for what is still in flight when the grace period is over."""
 KEEPALIVE: Final = 75.0
 """Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
 
@@ -23,7 +27,10 @@ class RestServer:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.ready = False
-        self.app = web.Application(middlewares=[Guard(authenticator, settings).middleware], client_max_size=MAX_BODY)
+        guard = Guard(authenticator, settings)
+        self._in_flight = guard.in_flight
+        self._grace = settings.shutdown_grace
+        self.app = web.Application(middlewares=[guard.middleware], client_max_size=MAX_BODY)
         self.app[REGISTRY] = registry
         self._add_routes()
         self._runner = web.AppRunner(
@@ -31,7 +38,7 @@ class RestServer:
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=KEEPALIVE,
-            shutdown_timeout=settings.shutdown_grace,
+            shutdown_timeout=CUT_OFF,
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -47,6 +54,10 @@ class RestServer:
 
     async def stop(self) -> None:
         """Let requests in flight finish, for at most `shutdown_grace` seconds."""
+        for site in self._runner.sites:
+            await site.stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._in_flight.drain(), self._grace)
         await self._runner.cleanup()
 
     def _add_routes(self) -> None:

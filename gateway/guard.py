@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors
 from gateway.api import json_response
+from gateway.drain import InFlight
 from gateway.keys import USER
 from gateway.negotiate import prefers_html
 from gateway.panel import error_page
@@ -32,6 +33,7 @@ class Guard:
     """One middleware with all rules; see the module."""
 
     def __init__(self, authenticator: Authenticator, settings: Settings) -> None:
+        self.in_flight = InFlight()
         self._authenticator = authenticator
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
@@ -44,23 +46,30 @@ class Guard:
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            try:
-                response = await self._answer(request, handler)
-            except LunaError as error:
-                response = _refusal(request, errors.status(error), errors.body(error))
-            except web.HTTPException as error:
-                if error.status < web.HTTPBadRequest.status_code:
-                    raise
-                response = _refusal(request, error.status, _words(request, error))
-                if "Allow" in error.headers:
-                    response.headers["Allow"] = error.headers["Allow"]
-            except Exception:
-                log.exception("failed", method=request.method, path=request.path)
-                response = _refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
-            self._allow_origin(request, response)
+            with self.in_flight:
+                response = await self._answer_or_refuse(request, handler)
+            if self.in_flight.draining:
+                response.force_close()
             return response
 
         return guard
+
+    async def _answer_or_refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await self._answer(request, handler)
+        except LunaError as error:
+            response = _refusal(request, errors.status(error), errors.body(error))
+        except web.HTTPException as error:
+            if error.status < web.HTTPBadRequest.status_code:
+                raise
+            response = _refusal(request, error.status, _words(request, error))
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except Exception:
+            log.exception("failed", method=request.method, path=request.path)
+            response = _refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
+        self._allow_origin(request, response)
+        return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path

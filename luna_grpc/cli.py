@@ -40,6 +40,8 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
 
     Example: luna serve --port 4000 --grpc-port 50051
     """
+    # gRPC's core writes to stderr on its own, and not as JSON; what it has to say comes as errors too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
     from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
 

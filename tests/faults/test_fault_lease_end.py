@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from statistics import median
 
 import pytest
 from aiohttp import ClientSession
@@ -14,6 +13,7 @@ from support import Stub, channel, instance_json, luna, session
 
 TTL = 1.0
 ON_TIME = 1.2
+"""By then four of five are to be DOWN, whatever else the machine has to do."""
 AT_WORST = 1.5
 """What a slow machine may make of it."""
 
@@ -77,7 +77,7 @@ async def test_who_stops_is_down_after_one_ttl(record_property: Callable[[str, o
             silences = await _silences(watch, ids)
             measured(record_property, "seconds from the last heartbeat to DOWN", *silences)
             assert silences[0] >= TTL
-            assert median(silences) <= ON_TIME
+            assert silences[len(silences) * 4 // 5] <= ON_TIME
             assert silences[-1] <= AT_WORST
             for instance_id in ids[:3]:
                 assert await _shown_by_all(stub, rest, instance_id) == ALL_DOWN
@@ -100,7 +100,7 @@ async def test_a_silent_rest_client_gets_5_percent_more(record_property: Callabl
             silences = await _silences(watch, ids)
             measured(record_property, "seconds from the last heartbeat to DOWN", *silences)
             assert silences[0] >= TTL * 1.05
-            assert median(silences) <= ON_TIME + 0.05
+            assert silences[len(silences) * 4 // 5] <= ON_TIME + 0.05
             assert silences[-1] <= AT_WORST
 
 

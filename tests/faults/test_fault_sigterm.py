@@ -70,8 +70,8 @@ def _put(instance_id: str, name: str) -> bytes:
     return head.encode() + body
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
-    """Read a whole HTTP answer and return its status.
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """Read a whole HTTP answer and return its status, and whether the server keeps the connection open.
 
     Raises:
         EOFError, ConnectionError: the connection ended before that.
@@ -80,7 +80,7 @@ async def _answer(reader: asyncio.StreamReader) -> int:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
     await reader.readexactly(length)
-    return int(head.split()[1])
+    return int(head.split()[1]), b"connection: close" not in head.lower()
 
 
 async def _put_and_judge(load: Load, pipe: tuple[asyncio.StreamReader, asyncio.StreamWriter], instance_id: str) -> bool:
@@ -89,7 +89,7 @@ async def _put_and_judge(load: Load, pipe: tuple[asyncio.StreamReader, asyncio.S
     name = load.name()
     writer.write(_put(instance_id, name))
     try:
-        status = await asyncio.wait_for(_answer(reader), PATIENCE)
+        status, good = await asyncio.wait_for(_answer(reader), PATIENCE)
     except TimeoutError:
         load.faults.append(f"PUT {name} hangs")
     except (EOFError, ConnectionError) as error:
@@ -101,7 +101,7 @@ async def _put_and_judge(load: Load, pipe: tuple[asyncio.StreamReader, asyncio.S
         load.outcomes[f"http: {status}"] += 1
         if status != 200:
             load.faults.append(f"PUT {name} got {status}")
-        return True
+        return good
     return False
 
 
@@ -349,7 +349,7 @@ async def test_a_request_half_sent_is_answered(record_property: Callable[[str, o
             await asyncio.sleep(0.2)
             writer.write(request[-20:])
             try:
-                status = await asyncio.wait_for(_answer(reader), PATIENCE)
+                status, _ = await asyncio.wait_for(_answer(reader), PATIENCE)
             except EOFError:
                 status = 0
             answered = time.time() - began
@@ -362,3 +362,38 @@ async def test_a_request_half_sent_is_answered(record_property: Callable[[str, o
             assert took < SOON
         finally:
             writer.close()
+
+
+async def _ask_for_ever(address: str, waits: list[float]) -> None:
+    """Ask over a new connection each time until none can be had; note for how long each took, answered or not."""
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    while True:
+        began = time.time()
+        try:
+            reader, writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            return
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        with suppress(OSError):
+            await reader.read()
+        waits.append(time.time() - began)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_sigterm_amid_new_connections(record_property: Callable[[str, object], None]) -> None:
+    """Connections that come in at the moment of SIGTERM are answered or closed at once, and hold nothing up."""
+    for _ in range(6):
+        async with luna("--shutdown-grace", str(SOON + 1)) as server:
+            waits: list[float] = []
+            tasks = [asyncio.create_task(_ask_for_ever(server.rest, waits)) for _ in range(100)]
+            await eventually(lambda waits=waits: len(waits) > 300, 10, "the load is running")  # type: ignore[misc]
+            began = time.time()
+            os.kill(server.pid, signal.SIGTERM)
+            assert await asyncio.wait_for(server.process.wait(), PATIENCE) == 0
+            took = time.time() - began
+            await _ended(tasks, "clients")
+            measured(record_property, "seconds from SIGTERM to exit", took)
+            assert took < SOON, f"the process ended after {took:.1f} s; the slowest connection after {max(waits):.1f} s"
+            assert max(waits) < SOON

@@ -1,0 +1,36 @@
+"""Requests in flight, and how they come to an end.
+
+aiohttp's own shutdown drops what a connection still has to read, so a request whose body was on its way would never be answered.
+"""
+
+import asyncio
+from typing import Final
+
+SETTLE: Final = 0.05
+"""Seconds in which connections that were accepted just before come to their first request."""
+
+
+class InFlight:
+    """Counts the requests being handled: `with` around each."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        """While True, every connection is to be closed after its next answer."""
+        self._count = 0
+        self._idle = asyncio.Event()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def drain(self) -> None:
+        """Return when every request has been handled; no new connections are to be accepted meanwhile."""
+        self.draining = True
+        await asyncio.sleep(SETTLE)
+        if self._count:
+            await self._idle.wait()
