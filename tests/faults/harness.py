@@ -134,7 +134,7 @@ async def look_up(stub: Stub, instance_id: str) -> pb.Instance:
 
 
 class Worker:
-    """A heartbeat client in a process of its own; see worker.py."""
+    """A heartbeat client in a process of its own; see heartbeat_process.py."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -184,7 +184,7 @@ class Worker:
 async def worker(address: str) -> AsyncIterator[Worker]:
     """Run a worker of the server at `address`."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, HERE / "worker.py", address, basic(),
+        sys.executable, HERE / "heartbeat_process.py", address, basic(),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=clean_environment(),
     )  # fmt: skip
     started = Worker(process)

@@ -2,7 +2,7 @@
 
 The end of the input is a half-close; the last line then is the status with which the stream ended.
 
-Usage: worker.py ADDRESS AUTHORIZATION. Many of them are started at a time, so it imports little.
+Usage: heartbeat_process.py ADDRESS AUTHORIZATION. Many of them are started at a time, so it imports little.
 """
 
 import sys
