@@ -60,7 +60,10 @@ def node_packages() -> dict[str, str]:
                 ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
                 cwd=TYPESCRIPT, check=False, capture_output=True, text=True, timeout=300,
             )  # fmt: skip
-            assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
+            if done.returncode != 0:
+                reason = f"npm ci in examples/typescript failed; once it works there, these tests run:\n{done.stdout}{done.stderr}"
+                assert "CI" not in os.environ, reason
+                pytest.skip(reason)
     scripts: dict[str, str] = json.loads((TYPESCRIPT / "package.json").read_text())["scripts"]
     return scripts
 
