@@ -1,10 +1,12 @@
 """The REST server: its routes, its limits, and how it stops."""
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import api, panel
 from gateway.guard import Guard
@@ -22,6 +24,11 @@ KEEPALIVE: Final = 75.0
 """Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
 
 
+log: Final = logging.getLogger("luna.http")
+# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them.
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+
+
 class RestServer:
     """Serves the REST API and the panel on one port."""
 
@@ -36,6 +43,7 @@ class RestServer:
         self._runner = web.AppRunner(
             self.app,
             access_log=None,
+            logger=log,
             handler_cancellation=True,
             keepalive_timeout=KEEPALIVE,
             shutdown_timeout=CUT_OFF,

@@ -12,7 +12,7 @@ from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
 from luna_grpc.rpc.auth import AuthInterceptor
 from luna_grpc.rpc.drain import Streams
-from luna_grpc.rpc.errors import Context
+from luna_grpc.rpc.errors import Context, answers_errors
 from luna_grpc.rpc.service import NAME, RegistryService
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
@@ -23,9 +23,17 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # How many calls may wait for this process to take them: after a restart all clients register at the same moment. Beyond the
+    # defaults (1,000 and 3,000) gRPC ends them with CANCELLED, which nobody tries again.
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
     # Clients may ping every 5 s, with or without calls.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
+
+
+LAST_WORD: Final = 2.0
+"""Seconds in which streams are to end when the server stops: clients that do not read are not waited for."""
 
 
 class GrpcServer:
@@ -72,9 +80,12 @@ class GrpcServer:
         """Let streams say their last word and calls finish, for at most `shutdown_grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
+        last_word = min(self._grace, LAST_WORD)
         streams = asyncio.gather(self.service.heartbeat_streams.drain(), self.service.watches.drain(), self._health.watches.drain())
-        await asyncio.wait([streams], timeout=self._grace)
-        streams.cancel()
+        try:
+            await asyncio.wait_for(streams, last_word)
+        except TimeoutError:
+            deadline = loop.time()  # calls have had their time as well
         await self._server.stop(max(0.0, deadline - loop.time()))
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
@@ -89,6 +100,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # it comes with
         super().__init__()
         self.watches = Streams("health watches", 10_000)
 
+    @answers_errors
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - its name in the proto
         """Serve grpc.health.v1.Health/Watch."""
         ending = asyncio.Event()
