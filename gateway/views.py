@@ -6,7 +6,7 @@ from typing import Any, Final
 import orjson
 
 from luna_grpc.errors import InvalidArgumentError
-from luna_grpc.model import NO_METADATA, Info, Status
+from luna_grpc.model import NO_METADATA, Info, Status, shown
 from luna_grpc.store import Registration, Service
 
 _REQUIRED: Final = ("instanceId", "name", "version", "url", "status")
@@ -29,11 +29,11 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
             raise InvalidArgumentError(f"{field} is missing", field=field)
     if data["instanceId"] != instance_id:
         raise InvalidArgumentError(
-            f"instanceId is {data['instanceId']!r} in the body, but {instance_id!r} in the path", field="instanceId"
+            f"instanceId is {shown(data['instanceId'])} in the body, but {shown(instance_id)} in the path", field="instanceId"
         )
     status = data["status"]
     if status not in ("OK", "DOWN"):
-        raise InvalidArgumentError(f"status is {status!r}; it must be OK or DOWN", field="status")
+        raise InvalidArgumentError(f"status is {shown(status)}; it must be OK or DOWN", field="status")
     info = Info.of(
         instance_id,
         name=_text(data, "name"),

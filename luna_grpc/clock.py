@@ -1,9 +1,9 @@
-"""Time, as the domain is given it.
+"""Time, as the domain is given it: the time in which the registry was listening.
 
 Leases are measured on a monotonic clock, so a jump of the wall clock cannot end them. `last_heartbeat` and the like are wall
 times, only ever shown. Whoever drives the registry calls `tick()` regularly; between two ticks the monotonic reading advances by
-at most one second. So whatever runs after a pause of the process but before the next tick still sees the time before the pause,
-and that tick learns how long the pause was.
+at most one second, and what was missed is skipped for good. So a pause of the process moves every deadline with it, whatever runs
+between waking up and the next tick sees the time before the pause, and that tick learns how long the pause was.
 """
 
 import time
@@ -15,7 +15,7 @@ MAX_ADVANCE: Final = 1.0
 
 
 class Clock:
-    """A monotonic clock that cannot run away from its ticks, and a wall clock."""
+    """A monotonic clock that stands still while nobody ticks, and a wall clock."""
 
     def __init__(
         self,
@@ -25,18 +25,24 @@ class Clock:
         self._monotonic = monotonic
         self._wall_ns = wall_ns
         self._last_tick = monotonic()
+        self._skipped = 0.0
 
     def now(self) -> float:
-        """Return monotonic seconds, at most `MAX_ADVANCE` after the last tick."""
-        return min(self._monotonic(), self._last_tick + MAX_ADVANCE)
+        """Return monotonic seconds, without those in which nobody ticked."""
+        return min(self._monotonic(), self._last_tick + MAX_ADVANCE) - self._skipped
 
     def wall_ms(self) -> int:
         """Return milliseconds since the epoch."""
         return self._wall_ns() // 1_000_000
 
+    def since_tick(self) -> float:
+        """Return the seconds since the last tick."""
+        return self._monotonic() - self._last_tick
+
     def tick(self) -> float:
-        """Let time catch up; return the seconds since the last tick."""
+        """Let time go on; return the seconds since the last tick."""
         now = self._monotonic()
         gap = now - self._last_tick
         self._last_tick = now
+        self._skipped += max(0.0, gap - MAX_ADVANCE)
         return gap

@@ -55,7 +55,7 @@ class MemoryStore:
     def service(self, name: str) -> Service | None:
         """Return one service; None when it has no instance."""
         service = self._services.get(name)
-        return None if service is None else Service(name, list(service.members.values()), service.up)
+        return None if service is None else Service(name, service.members.values(), service.up)
 
     def services(self, after: str = "", prefix: str = "") -> Iterator[Service]:
         """Yield services sorted by name."""
@@ -64,7 +64,7 @@ class MemoryStore:
             if not name.startswith(prefix):
                 break
             service = self._services[name]
-            yield Service(name, list(service.members.values()), service.up)
+            yield Service(name, service.members.values(), service.up)
 
     def count(self) -> int:
         """Return how many instances are registered."""
@@ -173,7 +173,6 @@ class MemoryStore:
         now = was._replace(info=was.info if info is None else info, reported=reported or was.reported, ended=None)
         if not registration.live:
             registration.live = True
-            registration.deadline = terms.deadline
             self._ended.pop(now.info.instance_id, None)
         self._leases.add(registration)
         if now != was:

@@ -6,10 +6,10 @@ effective status follows from both and is never stored.
 
 import ipaddress
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -98,14 +98,14 @@ def check_instance_id(text: str) -> str:
     match = _ID.fullmatch(text)
     if match is None:
         raise InvalidArgumentError(
-            f"instance id {_shown(text)} is not of the form serviceName:domain:port, for example orders:localhost:8080 "
+            f"instance id {shown(text)} is not of the form serviceName:domain:port, for example orders:localhost:8080 "
             "(serviceName: letters, digits, '_', '.', '-'; an IPv6 domain stands in brackets; port: 1 to 65535)",
             field="instance_id",
         )
     _, domain, port = match.groups()
     if not _is_domain(domain):
         raise InvalidArgumentError(
-            f"the domain {_shown(domain)} of the instance id is neither a DNS name nor an IPv4 address "
+            f"the domain {shown(domain)} of the instance id is neither a DNS name nor an IPv4 address "
             "nor an IPv6 address in brackets",
             field="instance_id",
         )
@@ -135,9 +135,19 @@ def _is_address(family: type[ipaddress.IPv4Address | ipaddress.IPv6Address], tex
     return True
 
 
-def _shown(text: str, most: int = 80) -> str:
-    """Quote `text` for an error message, safely and not at length."""
-    return ascii(text if len(text) <= most else text[:most] + "…")
+def shown(text: object, most: int = 80) -> str:
+    """Quote what someone sent for an error message, safely and not at length."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= most else quoted[:most] + "..."
+
+
+@lru_cache(maxsize=16_384)
+def _shared(text: str) -> str:
+    """Return the same string for equal ones: names, versions and the like are the same for many instances.
+
+    Not `sys.intern`: on Python 3.12 interned strings are never freed.
+    """
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +162,12 @@ class Info:
     weight: int | None
     """Share of the requests for client-side load balancing, 1 or more; None: not told."""
     metadata: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """About how many bytes its texts take."""
+        texts = (self.instance_id, self.name, self.description, self.version, self.url)
+        return sum(map(len, texts)) + sum(len(key) + len(value) for key, value in self.metadata.items())
 
     @classmethod
     def of(
@@ -172,12 +188,11 @@ class Info:
 
         """
         check_instance_id(instance_id)
-        # Names, versions and descriptions are the same for many instances: one string serves them all.
         return cls(
             instance_id=instance_id,
-            name=sys.intern(_checked_name(name or service_name_of(instance_id))),
-            description=sys.intern(_limited("description", description, MAX_DESCRIPTION)),
-            version=sys.intern(_printable("version", version, MAX_VERSION)),
+            name=_shared(_checked_name(name or service_name_of(instance_id))),
+            description=_shared(_limited("description", description, MAX_DESCRIPTION)),
+            version=_shared(_printable("version", version, MAX_VERSION)),
             url=_checked_url(url) if url else f"http://{instance_id.partition(':')[2]}/",
             weight=_checked_weight(weight),
             metadata=_checked_metadata(metadata) if metadata else NO_METADATA,
@@ -186,7 +201,7 @@ class Info:
 
 def _checked_name(name: str) -> str:
     if name in RESERVED_NAMES:
-        raise InvalidArgumentError(f"the name {name!r} is reserved; choose another", field="name")
+        raise InvalidArgumentError(f"the name {shown(name)} is reserved; choose another", field="name")
     return _printable("name", name, MAX_NAME)
 
 
@@ -207,7 +222,7 @@ def _printable(field: str, text: str, most: int) -> str:
     _limited(field, text, most)
     if not text.isprintable() or text != text.strip():
         raise InvalidArgumentError(
-            f"{field} {_shown(text)} holds characters that cannot be shown, or begins or ends with a space", field=field
+            f"{field} {shown(text)} holds characters that cannot be shown, or begins or ends with a space", field=field
         )
     return text
 
@@ -220,9 +235,7 @@ def _checked_url(url: str) -> str:
     except ValueError:  # a port that is not a number, a bracket that is not closed
         well_formed = False
     if not well_formed or " " in url or "\\" in url:
-        raise InvalidArgumentError(
-            f"url {_shown(url)} is not an http or https URL, for example http://localhost:8080/", field="url"
-        )
+        raise InvalidArgumentError(f"url {shown(url)} is not an http or https URL, for example http://localhost:8080/", field="url")
     return url if parts.path else parts._replace(path="/").geturl()
 
 
@@ -240,13 +253,13 @@ def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
     for key, value in metadata.items():
         if not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
             raise InvalidArgumentError(
-                f"the metadata key {_shown(key)} is not printable text of 1 to {MAX_METADATA_KEY} characters", field="metadata"
+                f"the metadata key {shown(key)} is not printable text of 1 to {MAX_METADATA_KEY} characters", field="metadata"
             )
         if len(value) > MAX_METADATA_VALUE or not _is_text(value):
             raise InvalidArgumentError(
-                f"the metadata value of {_shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
+                f"the metadata value of {shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
             )
-    return MappingProxyType({sys.intern(key): sys.intern(value) for key, value in metadata.items()})
+    return MappingProxyType({_shared(key): _shared(value) for key, value in metadata.items()})
 
 
 class Instance(NamedTuple):

@@ -22,13 +22,20 @@ from luna_grpc.model import (
     Status,
     StatusReason,
     check_instance_id,
+    shown,
 )
 from luna_grpc.store import Registration, Service, Store, Swept, Terms
 from luna_grpc.watch import Watcher
 
 MAX_WATCHED_NAMES: Final = 1000
 SWEEP_LIMIT: Final = 64
-"""How many leases one slice of a sweep looks at. Small: each of them may have to be told to every watcher."""
+"""The most leases that one slice of a sweep looks at."""
+SWEEP_TELLINGS: Final = 20_000
+"""The most times that one slice tells a watcher of something: some 10 ms."""
+MAX_HOLD: Final = 3
+"""For how many TTLs stalls can put off that anything expires."""
+SHORTEST_STALL: Final = 0.2
+"""Seconds; a gap below this may just be a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class LeasePolicy:
     @property
     def stall(self) -> float:
         """A gap between two sweeps from which on the registry counts as having been deaf."""
-        return min(MAX_ADVANCE, self.ttl / 3)
+        return min(MAX_ADVANCE, max(self.ttl / 3, SHORTEST_STALL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Registry:
         self.policy = policy
         self._clock = clock
         self._warm_at = clock.now() + policy.warmup
+        self._held_since: float | None = None  # the first of the stalls that hold now
 
     # Leases
 
@@ -169,7 +177,7 @@ class Registry:
         """
         service = self.store.service(name)
         if service is None:
-            raise NotFoundError(f"there is no service {name!r}")
+            raise NotFoundError(f"there is no service {shown(name)}")
         return service
 
     def services(self, *, after: str = "", prefix: str = "", status: ServiceStatus | None = None) -> Iterator[Service]:
@@ -199,25 +207,37 @@ class Registry:
 
     # Time
 
+    @property
+    def deaf(self) -> bool:
+        """Whether the process stood still so recently that clients may only not have got through."""
+        return self._clock.since_tick() >= self.policy.stall or self._clock.now() < self.store.held_until
+
     async def sweep(self) -> SweepReport:
         """Do one slice of what time brings: find out about a stall, end leases, evict, end the warming up."""
         gap = self._clock.tick()
         now = self._clock.now()
         stalled = gap if gap >= self.policy.stall else 0.0
         if stalled:
-            self._hold(now, gap)
+            self._hold(now)
         if self.warming and now >= self._warm_at:
             self.store.feed.warmed()
-        return SweepReport(await self.store.sweep(now, SWEEP_LIMIT), stalled)
+        # Each of them may have to be told to every watcher.
+        limit = max(1, min(SWEEP_LIMIT, SWEEP_TELLINGS // (1 + self.store.feed.audience)))
+        swept = await self.store.sweep(now, limit)
+        if now >= self.store.held_until:
+            self._held_since = None
+        return SweepReport(swept, stalled)
 
-    def _hold(self, now: float, gap: float) -> None:
+    def _hold(self, now: float) -> None:
         """Give everyone a full TTL in which the registry listens.
 
-        A stall within that time only makes up for itself: a registry that stalls again and again must still find out who is gone.
+        Stalls that follow each other closely hold for no more than `MAX_HOLD` TTLs of listening in all: a registry that stalls
+        again and again must still find out who is gone.
         """
-        held_until = self.store.held_until
-        listening_since_last_stall = held_until < now - gap
-        self.store.hold(now + self.policy.ttl if listening_since_last_stall else held_until + gap)
+        if self._held_since is None:
+            self._held_since = now
+        ttl = self.policy.ttl
+        self.store.hold(min(now + ttl, self._held_since + MAX_HOLD * ttl))
 
 
 def _says_nothing_new(beat: Beat, registration: Registration) -> bool:
@@ -242,8 +262,14 @@ class HeartbeatStream:
         self._store = registry.store
         self._actor = actor
         self._bound: dict[str, Registration] = {}
-        # Generations that a client named and that were not the current ones: bare mentions must not fall back to the successor.
-        self._bound_to_the_past: dict[str, int] = {}
+        # Generations that were named and are not the current ones: bare mentions must not fall back to a successor.
+        self._named: dict[str, int] = {}
+
+    def bind(self, instance_id: str, generation: int) -> None:
+        """Let an id renew this generation only from now on, whatever becomes of the heartbeat that names it; 0 names none."""
+        if generation and generation != self._generation(instance_id):
+            self._bound.pop(instance_id, None)
+            self._named[instance_id] = generation
 
     async def renew(self, instance_ids: Iterable[str]) -> list[tuple[str, LunaError]]:
         """Renew leases as they are; return those that could not be, and why."""
@@ -263,46 +289,56 @@ class HeartbeatStream:
             try:
                 await self.beat(Beat(instance_id))
             except LunaError as error:
-                failures.append((instance_id, error))
+                # Without its traceback, which would hold on to this very list.
+                failures.append((instance_id, error.with_traceback(None)))
         return failures
 
     async def beat(self, beat: Beat) -> None:
-        """Handle one heartbeat; a generation that it names is bound from now on.
+        """Handle one heartbeat.
 
         Raises:
             LunaError: see `Registry.heartbeat`.
 
         """
-        generation = beat.generation or self._generation(beat.instance_id)
+        self.bind(beat.instance_id, beat.generation)
+        generation = self._generation(beat.instance_id)
         try:
             registration = await self._registry.heartbeat(
                 Beat(beat.instance_id, generation, beat.status, beat.info), actor=self._actor, holder=self
             )
         except SupersededError:
             self._bound.pop(beat.instance_id, None)
-            self._bound_to_the_past[beat.instance_id] = generation
+            self._named[beat.instance_id] = generation
             raise
         self._bound[beat.instance_id] = registration
-        if self._bound_to_the_past:
-            self._bound_to_the_past.pop(beat.instance_id, None)
+        self._named.pop(beat.instance_id, None)
 
-    async def close(self, *, broken: bool) -> None:
-        """End the stream; when it broke, do what `on_disconnect` asks to the instances that no one else has renewed since."""
-        held = [registration for registration in self._bound.values() if registration.live and registration.holder is self]
+    def close(self, *, broken: bool) -> list[Registration]:
+        """End the stream; return the instances that are to be taken down for it, see `take_down`.
+
+        That is nobody, unless the stream broke, `on_disconnect` asks for it, and the registry itself was not deaf.
+        """
+        held = [registration for registration in self._bound.values() if self._holds(registration)]
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
-        if not broken:
-            return
+        return held if broken and self.on_disconnect is not OnDisconnect.KEEP and not self._registry.deaf else []
+
+    async def take_down(self, registrations: Iterable[Registration]) -> None:
+        """Do what `on_disconnect` asks to those that no one else has renewed meanwhile."""
+        held = [registration for registration in registrations if self._holds(registration)]
         if self.on_disconnect is OnDisconnect.MARK_DOWN:
             await self._registry.disconnect(held, self._actor)
-        elif self.on_disconnect is OnDisconnect.DEREGISTER:
-            for registration in held:
-                instance = registration.instance
-                # Someone else may be faster when the store suspends; then there is nothing left to do.
-                with suppress(NotFoundError, SupersededError):
-                    await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+            return
+        for registration in held:
+            instance = registration.instance
+            # Someone else may be faster when the store suspends; then there is nothing left to do.
+            with suppress(NotFoundError, SupersededError):
+                await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+
+    def _holds(self, registration: Registration) -> bool:
+        return registration.live and registration.holder is self
 
     def _generation(self, instance_id: str) -> int:
         registration = self._bound.get(instance_id)
         if registration is not None:
             return registration.instance.generation
-        return self._bound_to_the_past.get(instance_id, 0)
+        return self._named.get(instance_id, 0)

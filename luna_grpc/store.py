@@ -10,7 +10,7 @@ The `Registration` objects handed out are the store's own. Callers read them, ho
 never write to them. `tests/store_contract.py` is this contract as tests; every store passes it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, StatusReason
@@ -51,10 +51,10 @@ class Terms(NamedTuple):
 
 
 class Service(NamedTuple):
-    """All instances of one name, at one moment."""
+    """All instances of one name. Not to be carried across a suspension: `registrations` is the store's own view."""
 
     name: str
-    registrations: Sequence[Registration]
+    registrations: Collection[Registration]
     """The one registered first comes first."""
     up: int
     """How many of them are OK."""
@@ -62,7 +62,7 @@ class Service(NamedTuple):
     @property
     def description(self) -> str:
         """The description of the instance registered first."""
-        return self.registrations[0].instance.info.description
+        return next(iter(self.registrations)).instance.info.description
 
     @property
     def status(self) -> ServiceStatus:

@@ -52,7 +52,7 @@ class CollectorPolicy:
 
     A full collection walks every object that may be part of a cycle: some 50 ms for 100,000 instances. Registrations are never
     part of one, their memory comes back by reference counting. So whenever many have come, what is alive is frozen: hidden from
-    the collector. The young generations are collected first, so that no garbage is frozen with it.
+    the collector. A collection goes first, so that no garbage is frozen with it; it walks only what came since the last time.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class CollectorPolicy:
     def grown_to(self, count: int) -> None:
         """Take note of how many registrations there are."""
         if count >= self._frozen_at + FREEZE_AFTER:
-            gc.collect(1)
+            gc.collect()
             gc.freeze()
             self._frozen_at = count
         else:

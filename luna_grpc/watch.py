@@ -13,20 +13,28 @@ A token is `log id - revision - names`: it says what the watcher knows, and of w
 everything, so with `synced` and after.
 """
 
+import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, StrEnum, auto
+from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
-from zlib import crc32
 
 from luna_grpc.model import Actor, Instance
 
 LOG_CAPACITY: Final = 10_000
+"""The most events in the log."""
+LOG_BYTES: Final = 32 * 1024 * 1024
+"""About the most bytes of text in the log: an event with all the metadata that is allowed has 70 KB."""
 BATCH: Final = 500
 """The most events in one batch."""
 QUEUE_CAPACITY: Final = BATCH
 """The most events that wait for one watcher; more, and it catches up from the log."""
+
+
+_REVISION: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
 class EventType(StrEnum):
@@ -90,7 +98,8 @@ class Feed:
         """While True, watchers that come with a foreign token wait for `synced`; see `warmed`."""
         self._snapshot = snapshot
         self._capacity = capacity
-        self._log: list[Event | None] = [None] * capacity
+        self._log: deque[Event] = deque()
+        self._log_bytes = 0
         self._of_all: dict[Watcher, None] = {}
         self._of_name: dict[str, dict[Watcher, None]] = {}
         self._observers: list[Callable[[Event], None]] = []
@@ -103,7 +112,7 @@ class Feed:
         """Give a change the next revision, log it and offer it to the watchers of its service."""
         self.revision += 1
         event = Event(type_, instance, last_heartbeat, revision=self.revision, actor=actor)
-        self._log[self.revision % self._capacity] = event
+        self._append(event)
         for watcher in self._of_name.get(instance.info.name, ()):
             watcher.offer(event)
         for watcher in self._of_all:
@@ -114,6 +123,18 @@ class Feed:
             # Watchers of quiet services: their tokens would fall off the log without anything being wrong.
             for watcher in self.watchers():
                 watcher.remind()
+
+    def _append(self, event: Event) -> None:
+        log = self._log
+        log.append(event)
+        self._log_bytes += event.instance.info.size
+        while len(log) > self._capacity or self._log_bytes > LOG_BYTES:
+            self._log_bytes -= log.popleft().instance.info.size
+
+    @property
+    def audience(self) -> int:
+        """About how many watchers one event is told to: those of all services."""
+        return len(self._of_all)
 
     def warmed(self) -> None:
         """Declare that the registry has heard from those who are alive: removals may now be told."""
@@ -126,15 +147,12 @@ class Feed:
         return list(dict.fromkeys([*self._of_all, *(watcher for group in self._of_name.values() for watcher in group)]))
 
     def since(self, revision: int) -> Iterator[Event]:
-        """Yield the logged events after `revision`, oldest first; the caller has checked `reaches_back_to`."""
-        for number in range(revision + 1, self.revision + 1):
-            event = self._log[number % self._capacity]
-            if event is not None:  # never None: revisions are contiguous
-                yield event
+        """Yield the logged events after `revision`, oldest first; the caller has checked `reaches_back_to`. Not to be kept."""
+        return islice(self._log, revision - (self.revision - len(self._log)), None)
 
     def reaches_back_to(self, revision: int) -> bool:
         """Whether every event after `revision` is still in the log."""
-        return self.revision - self._capacity <= revision <= self.revision
+        return self.revision - len(self._log) <= revision <= self.revision
 
     def token(self, revision: int | None = None, names: frozenset[str] = frozenset()) -> str:
         """Return the token of someone who knows everything of `names` up to `revision` (default: the present)."""
@@ -174,7 +192,7 @@ class Feed:
         """Return the revision at which `token` lets a watcher of `names` go on, or None when only a snapshot will do."""
         log_id, _, rest = token.partition("-")
         revision, _, fingerprint = rest.partition("-")
-        if log_id != self.log_id or not (revision.isascii() and revision.isdigit()):
+        if log_id != self.log_id or not _REVISION.fullmatch(revision):
             return None
         # Whoever knew all services knew these; whoever knew other names did not.
         if fingerprint not in {_fingerprint(names), _fingerprint(frozenset())}:
@@ -183,7 +201,7 @@ class Feed:
 
 
 def _fingerprint(names: frozenset[str]) -> str:
-    return f"{crc32(chr(0).join(sorted(names)).encode()):x}" if names else "all"
+    return blake2b("\0".join(sorted(names)).encode(), digest_size=8).hexdigest() if names else "all"
 
 
 class Watcher:

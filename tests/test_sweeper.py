@@ -96,7 +96,7 @@ async def test_connections_that_were_frozen_are_freed_when_they_close(server: Ru
         while len(server.grpc.service.heartbeat_streams) or len(server.grpc.service.watches):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
     server.registry.store._leases._heap.clear()  # type: ignore[attr-defined]  # it would hold on to the removed one for a TTL
-    server.registry.store.feed._log[:] = []
+    server.registry.store.feed._log.clear()
     await asyncio.sleep(0.1)
     gc.unfreeze()
     left = Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing).__name__ in kinds)

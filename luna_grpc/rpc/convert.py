@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.errors import InvalidArgumentError
-from luna_grpc.model import Info, Instance, OnDisconnect, ServiceStatus, Status, StatusReason
+from luna_grpc.model import Info, Instance, OnDisconnect, ServiceStatus, Status, StatusReason, shown
 from luna_grpc.registry import Beat, LeasePolicy
 from luna_grpc.store import Registration, Service
 from luna_grpc.v1 import registry_pb2 as pb
@@ -54,7 +54,7 @@ def info(message: pb.Instance, *, instance_id: str = "") -> Info:
     """
     if instance_id and message.instance_id not in ("", instance_id):
         raise InvalidArgumentError(
-            f"instance.instance_id is {message.instance_id!r}, but the heartbeat is for {instance_id!r}",
+            f"instance.instance_id is {shown(message.instance_id)}, but the heartbeat is for {shown(instance_id)}",
             field="instance.instance_id",
         )
     try:

@@ -6,24 +6,30 @@ client that reads no answers blocks its writer only; its heartbeats go on counti
 """
 
 import asyncio
-from collections.abc import Iterable
-from itertools import islice
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
 
 import grpc
+import structlog
 
 from luna_grpc.errors import LunaError
 from luna_grpc.registry import HeartbeatStream
 from luna_grpc.rpc import convert
 from luna_grpc.rpc.errors import Context, status_code
+from luna_grpc.store import Registration
 from luna_grpc.v1 import registry_pb2 as pb
+
+log = structlog.get_logger("luna.grpc")
+T = TypeVar("T")
 
 REST: Final = 0.005
 """Seconds between two answers on one stream."""
-SLICE: Final = 1000
-"""Ids handled before others get their turn."""
+SLICE: Final = 250
+"""Instances handled before others get their turn."""
 MAX_FAILURES: Final = 10_000
-"""The most failures in one answer, to keep it below the 4 MiB that a gRPC client takes by default."""
+"""A client that leaves more of them unread has to wait."""
+MAX_BYTES: Final = 1024 * 1024
+"""An answer is cut at about this size: a quarter of what a gRPC client takes by default."""
 
 
 class HeartbeatCall:
@@ -35,7 +41,7 @@ class HeartbeatCall:
         self._context = context
         self._handled = 0  # the sequence of the last message
         self._answered = 0  # the same, of the last message whose failures have all been told
-        self._failures: dict[str, LunaError] = {}
+        self._failures: dict[str, pb.HeartbeatFailure] = {}
         self._owed = False  # whether an answer is owed
         self._over = False  # whether the client has half-closed
         self._ending = False  # whether the server ends the stream
@@ -53,7 +59,14 @@ class HeartbeatCall:
                 await reader  # raises what was wrong with a message as a whole
         finally:
             reader.cancel()
-            await self._stream.close(broken=broken and not self._ending)
+            await self._take_down(self._stream.close(broken=broken and not self._ending))
+
+    async def _take_down(self, held: list[Registration]) -> None:
+        for part in _slices(held):
+            await self._stream.take_down(part)
+            await asyncio.sleep(0)
+        if held:
+            log.info("stream broke", instances=len(held), on_disconnect=self._stream.on_disconnect.value, peer=self._context.peer())
 
     def end(self) -> None:
         """Ask the client to go elsewhere, and return after that."""
@@ -64,9 +77,6 @@ class HeartbeatCall:
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 await self._handle(message)
-                if len(self._failures) > MAX_FAILURES:  # a client that reads no answers has to stop at some time
-                    self._told.clear()
-                    await self._told.wait()
         finally:
             self._over = True
             self._wake.set()
@@ -75,25 +85,37 @@ class HeartbeatCall:
         if message.HasField("options"):
             # A mistake here concerns no instance, so it cannot be a failure: it ends the call. See the proto.
             self._stream.on_disconnect = convert.on_disconnect(message.options.on_disconnect)
-        for entry in message.heartbeats:
-            try:
-                await self._stream.beat(convert.beat(entry))
-            except LunaError as error:
-                self._failures[entry.instance_id] = error
-        ids = message.instance_ids
-        if len(ids) <= SLICE:
-            await self._renew(ids)
-        else:
-            for start in range(0, len(ids), SLICE):
-                await self._renew(ids[start : start + SLICE])
-                await asyncio.sleep(0)
+        for entries in _slices(message.heartbeats):
+            for entry in entries:
+                await self._beat(entry)
+            if len(entries) == SLICE:
+                await self._let_others_run()
+        for ids in _slices(message.instance_ids):
+            for instance_id, error in await self._stream.renew(ids):
+                self._failed(instance_id, error)
+            if len(ids) == SLICE:
+                await self._let_others_run()
         self._handled = message.sequence
         self._owed = True
         self._wake.set()
 
-    async def _renew(self, ids: Iterable[str]) -> None:
-        for instance_id, error in await self._stream.renew(ids):
-            self._failures[instance_id] = error
+    async def _beat(self, entry: pb.HeartbeatRequest) -> None:
+        self._stream.bind(entry.instance_id, entry.generation)
+        try:
+            await self._stream.beat(convert.beat(entry))
+        except LunaError as error:
+            self._failed(entry.instance_id, error)
+
+    def _failed(self, instance_id: str, error: LunaError) -> None:
+        code = status_code(error).value[0]
+        self._failures[instance_id] = pb.HeartbeatFailure(instance_id=instance_id, code=code, message=error.message)
+
+    async def _let_others_run(self) -> None:
+        await asyncio.sleep(0)
+        if len(self._failures) > MAX_FAILURES:
+            self._told.clear()
+            self._wake.set()
+            await self._told.wait()
 
     async def _write(self) -> None:
         while True:
@@ -102,7 +124,7 @@ class HeartbeatCall:
             # The last answer, also when none is owed: on a connection that has died, what looks like a half-close is a break, and
             # this write fails.
             last = self._over or self._ending
-            if self._owed or last:
+            if self._owed or self._failures or last:
                 await self._context.write(self._answer())
             if self._failures:
                 self._wake.set()
@@ -111,19 +133,21 @@ class HeartbeatCall:
             await asyncio.sleep(REST)
 
     def _answer(self) -> pb.StreamHeartbeatsResponse:
-        told = list(islice(self._failures.items(), MAX_FAILURES))
-        for instance_id, _ in told:
-            del self._failures[instance_id]
+        """Say what is to be said, or a part of it; the sequence goes on when nothing is left."""
+        answer = pb.StreamHeartbeatsResponse(lease=self._lease, reconnect=self._ending)
+        room = MAX_BYTES
+        while self._failures and room > 0:
+            _, failure = self._failures.popitem()
+            answer.failures.append(failure)
+            room -= failure.ByteSize()
         if not self._failures:
             self._told.set()
             self._answered = self._handled
             self._owed = False
-        return pb.StreamHeartbeatsResponse(
-            sequence=self._answered,
-            failures=[
-                pb.HeartbeatFailure(instance_id=instance_id, code=status_code(error).value[0], message=error.message)
-                for instance_id, error in told
-            ],
-            lease=self._lease,
-            reconnect=self._ending,
-        )
+        answer.sequence = self._answered
+        return answer
+
+
+def _slices(things: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(things), SLICE):
+        yield things[start : start + SLICE]
