@@ -18,8 +18,8 @@ from luna_grpc.registry import Registry
 
 PREFIX: Final = "/registry/v1"
 MAX_BODY: Final = 100 * 1024
-CUT_OFF: Final = 0.5
-"""Seconds for what is still in flight when the grace period is over."""
+CUT_OFF: Final = 0.1
+"""Seconds to end what is still in flight when the grace period is over."""
 KEEPALIVE: Final = 75.0
 """Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
 
@@ -62,14 +62,21 @@ class RestServer:
 
     async def stop(self) -> None:
         """Let requests in flight finish, for at most `shutdown_grace` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._grace
         for site in self._runner.sites:
             await site.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.drain(), self._grace)
+        server = self._runner.server
+        if server is not None:  # it was started
+            # Every request is handled; what is left is to send answers to those who read slowly.
+            server.pre_shutdown()
+            await server.shutdown(max(CUT_OFF, deadline - loop.time()))
         await self._runner.cleanup()
 
     def _add_routes(self) -> None:
-        instance = PREFIX + "/instances/{instanceId}"
+        instance = PREFIX + "/instances/{instanceId:[^/]+}"
         self.app.add_routes(
             [
                 web.get("/", _to_panel),
@@ -83,7 +90,7 @@ class RestServer:
                 web.get(PREFIX + "/services/", _services),
                 web.get(PREFIX + "/services/json", api.get_services),
                 web.get(PREFIX + "/services/{name:[^/]+}", _service),
-                web.static(PREFIX + "/static", panel.STATIC),
+                web.get(PREFIX + "/static/{file}", panel.static_file),
             ]
         )
 
@@ -105,8 +112,13 @@ async def _livez(_: web.Request) -> web.Response:
 
 
 async def _services(request: web.Request) -> web.Response:
-    return await (api.get_services if prefers_json(request) else panel.services_page)(request)
+    return _negotiated(await (api.get_services if prefers_json(request) else panel.services_page)(request))
 
 
 async def _service(request: web.Request) -> web.Response:
-    return await (api.get_service if prefers_json(request) else panel.service_page)(request)
+    return _negotiated(await (api.get_service if prefers_json(request) else panel.service_page)(request))
+
+
+def _negotiated(response: web.Response) -> web.Response:
+    response.headers["Vary"] = "Accept"
+    return response

@@ -6,7 +6,7 @@ aiohttp's own shutdown drops what a connection still has to read, so a request w
 import asyncio
 from typing import Final
 
-SETTLE: Final = 0.05
+SETTLE: Final = 0.02
 """Seconds in which connections that were accepted just before come to their first request."""
 
 

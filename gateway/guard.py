@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors
@@ -19,7 +20,7 @@ from gateway.negotiate import prefers_html
 from gateway.panel import error_page
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
-from luna_grpc.errors import LunaError, PermissionDeniedError
+from luna_grpc.errors import InvalidArgumentError, LunaError, PermissionDeniedError
 
 PROTECTED: Final = "/registry/"
 PROBES: Final = frozenset({"/livez", "/readyz"})
@@ -38,7 +39,7 @@ class Guard:
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._addresses_too = settings.insecure  # asked for from elsewhere, and an address cannot be rebound
-        self._origins = frozenset(settings.cors_origins)
+        self._origins = frozenset(origin.rstrip("/") for origin in settings.cors_origins)
 
     @property
     def middleware(self) -> Middleware:
@@ -59,6 +60,9 @@ class Guard:
             response = await self._answer(request, handler)
         except LunaError as error:
             response = _refusal(request, errors.status(error), errors.body(error))
+        except (web.RequestPayloadError, HttpProcessingError):
+            unreadable = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
+            response = _refusal(request, errors.status(unreadable), errors.body(unreadable))
         except web.HTTPException as error:
             if error.status < web.HTTPBadRequest.status_code:
                 raise
@@ -110,7 +114,7 @@ class Guard:
     def _allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
         if not self._origins:
             return
-        response.headers["Vary"] = "Origin"
+        response.headers.add("Vary", "Origin")
         origin = request.headers.get("Origin")
         if origin is not None and self._allowed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin

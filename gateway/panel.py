@@ -5,7 +5,7 @@ import shlex
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from aiohttp import web
@@ -16,7 +16,6 @@ from luna_grpc import __version__
 from luna_grpc.model import StatusReason
 from luna_grpc.store import Registration, Service
 
-STATIC: Final = Path(__file__).parent / "static"
 HEADERS: Final = {
     # Nothing but our own style sheet and icon; no script at all.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -80,15 +79,38 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _digest(name: str) -> str:
-    """Name the content of a static file, so that browsers fetch it again when it has changed."""
-    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+class _StaticFile(NamedTuple):
+    """Something that pages load: kept in memory, so that no request ever touches the file system."""
+
+    body: bytes
+    content_type: str
+    version: str
+    """Names the content, so that browsers may keep a file for ever and still fetch it again when it has changed."""
 
 
-templates.globals["style_version"] = _digest("luna.css")
-templates.globals["icon_version"] = _digest("luna.svg")
+def _static_file(name: str, content_type: str) -> _StaticFile:
+    body = (Path(__file__).parent / "static" / name).read_bytes()
+    return _StaticFile(body, content_type, hashlib.sha256(body).hexdigest()[:12])
+
+
+_STATIC: Final = {
+    "luna.css": _static_file("luna.css", "text/css"),
+    "luna.svg": _static_file("luna.svg", "image/svg+xml"),
+}
+
+templates.globals["style_version"] = _STATIC["luna.css"].version
+templates.globals["icon_version"] = _STATIC["luna.svg"].version
 templates.globals["luna_version"] = __version__
 templates.filters["segment"] = segment
+
+
+async def static_file(request: web.Request) -> web.Response:
+    """Serve what pages load."""
+    file = _STATIC.get(request.match_info["file"])
+    if file is None:
+        raise web.HTTPNotFound
+    headers = {**HEADERS, "Cache-Control": "private, max-age=31536000, immutable"}
+    return web.Response(body=file.body, content_type=file.content_type, headers=headers)
 
 
 async def services_page(request: web.Request) -> web.Response:

@@ -15,7 +15,7 @@ PREFIX: Final = "LUNA_"
 _KUBERNETES_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _KUBERNETES_NAME: Final = re.compile(r"LUNA_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 # Read by the examples; a machine may run a worker and a server.
-_OTHER_NAMES: Final = frozenset({"LUNA_REST_URL", "LUNA_GRPC_ADDRESS", "LUNA_USERNAME", "LUNA_PASSWORD"})
+_OTHER_NAMES: Final = frozenset({"LUNA_REST_URL", "LUNA_GRPC_ADDRESS"})
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list, written with commas."""
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         default=(), description="Origins whose web pages may use the REST API, with commas between; * for any."
     )
     lease_ttl: float = Field(
-        default=30.0, ge=0.1, le=86_400, description="Seconds after its last heartbeat at which an instance is DOWN."
+        default=30.0, ge=0.5, le=86_400, description="Seconds after its last heartbeat at which an instance is DOWN."
     )
     lease_slack: float = Field(
         default=0.05, ge=0, le=1, description="What a heartbeat through REST gets on top, as a fraction of the TTL."
@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("auth_username", "auth_password")
+    @classmethod
+    def _text(cls, value: str | SecretStr) -> str | SecretStr:
+        try:
+            (value.get_secret_value() if isinstance(value, SecretStr) else value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it is not text in UTF-8") from None
         return value
 
     @model_validator(mode="after")

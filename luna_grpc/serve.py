@@ -89,15 +89,15 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     rest_server = RestServer(registry, authenticator, settings)
     sweeper = asyncio.create_task(sweep_forever(registry))
     try:
-        with _refusal("REST", "port", settings.port):
+        with _refusal("REST", "port", settings.port, settings.host):
             rest_port = await rest_server.start(settings.host, settings.port)
-        with _refusal("gRPC", "grpc_port", settings.grpc_port):
+        with _refusal("gRPC", "grpc_port", settings.grpc_port, settings.host):
             grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
-        await grpc_server.serving()
+        grpc_server.serving()
         rest_server.ready = True
         yield Running(registry, grpc_server, rest_server, grpc_port, rest_port, sweeper)
         rest_server.ready = False
-        await grpc_server.not_serving()
+        grpc_server.not_serving()
         await asyncio.sleep(settings.shutdown_delay)
     finally:
         await asyncio.gather(grpc_server.stop(), rest_server.stop())
@@ -107,23 +107,28 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 
 @contextmanager
-def _refusal(door: str, setting: str, port: int) -> Iterator[None]:
+def _refusal(door: str, setting: str, port: int, host: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = "already in use" if error.errno in (errno.EADDRINUSE, None) else error.strerror
+        if error.errno in (errno.EADDRINUSE, errno.EACCES, None):  # gRPC gives no number; a wrong host was found out by REST before
+            reason = "not allowed" if error.errno == errno.EACCES else "already in use"
+            raise CannotListenError(
+                f"the {door} port {port} cannot be had ({reason}): stop what uses it, or choose another with "
+                f"{flag(setting)} or {variable(setting)} (0 picks a free one)"
+            ) from error
         raise CannotListenError(
-            f"the {door} port {port} cannot be had ({reason}): stop what uses it, or choose another with "
-            f"{flag(setting)} or {variable(setting)} (0 picks a free one)"
+            f"cannot listen on {host!r} ({error.strerror}): name an address of this machine with --host or LUNA_HOST, "
+            "for example 127.0.0.1 or ::1"
         ) from error
 
 
 def _log_change(event: Event) -> None:
-    """Write a line for what clients and people change; what time brings is summed up by the sweeper."""
+    """Write a line for what clients and people change; what time and broken streams bring is summed up elsewhere."""
     actor = event.actor
-    if actor is None or actor.door is Door.INTERNAL:
-        return
     instance = event.instance
+    if actor is None or actor.door is Door.INTERNAL or instance.ended is not None:
+        return
     log.info(
         event.type.value.lower(),
         instance_id=instance.info.instance_id,

@@ -245,10 +245,13 @@ class StoreContract:
 
     async def test_nothing_is_declared_while_held(self, store: Store) -> None:
         """Neither expiry nor eviction."""
-        await self.register(store)
+        ended = await self.register(store, "a:h:1")
+        await self.register(store, "a:h:2")
+        await store.end([ended], StatusReason.DISCONNECTED, now=0, actor=ALICE)
         store.hold(1000)
         assert await store.sweep(999, 10) == (0, 0, False)
-        assert (await store.sweep(1000, 10)).expired == 1
+        swept = await store.sweep(1000, 10)
+        assert (swept.expired, swept.evicted) == (1, 1)
 
     async def test_the_ended_are_evicted_in_the_end(self, store: Store, recorder: Recorder) -> None:
         """With an event; those that came back are not."""

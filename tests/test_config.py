@@ -40,7 +40,7 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("port", "x"), ("port", "-1"), ("port", "65536"), ("grpc_port", "1.5"), ("lease_ttl", "0"), ("lease_ttl", "abc"),
+        ("port", "x"), ("port", "-1"), ("port", "65536"), ("grpc_port", "1.5"), ("lease_ttl", "0.4"), ("lease_ttl", "abc"),
         ("lease_ttl", "nan"), ("lease_ttl", "inf"), ("lease_slack", "5%"), ("evict_after", "-1"), ("warmup", "soon"),
         ("auth_username", "a:b"), ("insecure", "maybe"), ("log_level", "loud"), ("max_watchers", "0"),
     ],
@@ -52,6 +52,13 @@ def test_a_wrong_value_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch
         load({})
     assert str(caught.value).startswith(f"{flag(name)} / {variable(name)}: {value!r} is wrong: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_password_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no UTF-8 could never be sent by a client."""
+    monkeypatch.setenv("LUNA_AUTH_PASSWORD", "\udcff")
+    with pytest.raises(ConfigError, match="LUNA_AUTH_PASSWORD: the value is wrong: it is not text in UTF-8"):
+        load({})
 
 
 def test_a_wrong_password_is_never_shown() -> None:
@@ -100,7 +107,7 @@ def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_unknown_name_is_a_warning_with_the_nearest_one() -> None:
     """Typos must not go unnoticed."""
-    assert list(warnings({"LUNA_LEASE_TLL": "5", "LUNA_PORT": "1", "LUNA_USERNAME": "x", "PATH": "x"})) == [
+    assert list(warnings({"LUNA_LEASE_TLL": "5", "LUNA_PORT": "1", "LUNA_REST_URL": "x", "PATH": "x"})) == [
         "LUNA_LEASE_TLL is not a setting; did you mean LUNA_LEASE_TTL?"
     ]
     assert list(warnings({"LUNA_QQQQQQQQ": ""})) == ["LUNA_QQQQQQQQ is not a setting"]

@@ -20,12 +20,12 @@ from luna_grpc.v1 import registry_pb2_grpc
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # only the stub file knows this class; at run time one serves both kinds
 
 ADDRESS: Final = os.environ.get("LUNA_GRPC_ADDRESS", "127.0.0.1:50051")
-USER: Final = f"{os.environ.get('LUNA_USERNAME', 'admin')}:{os.environ.get('LUNA_PASSWORD', '')}"
+USER: Final = f"{os.environ.get('LUNA_AUTH_USERNAME', 'admin')}:{os.environ.get('LUNA_AUTH_PASSWORD', '')}"
 ID: Final = os.environ.get("INSTANCE_ID", "orders-python:localhost:8080")
 OWNER: Final = str(uuid.uuid4())  # with it this process gets its own registration back, and no one else's
 CREDENTIALS: Final = (("authorization", "Basic " + base64.b64encode(USER.encode()).decode()),)
 REFUSALS: Final = {
-    code_pb2.UNAUTHENTICATED: "wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD",
+    code_pb2.UNAUTHENTICATED: "wrong credentials: check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD",
     code_pb2.PERMISSION_DENIED: "not allowed",
     code_pb2.INVALID_ARGUMENT: "not accepted",
     code_pb2.ALREADY_EXISTS: "another registration has taken over",

@@ -9,7 +9,7 @@ import { loadSync } from "@grpc/proto-loader";
 
 const env = process.env;
 const ADDRESS = env["LUNA_GRPC_ADDRESS"] ?? "127.0.0.1:50051";
-const USER = `${env["LUNA_USERNAME"] ?? "admin"}:${env["LUNA_PASSWORD"] ?? ""}`;
+const USER = `${env["LUNA_AUTH_USERNAME"] ?? "admin"}:${env["LUNA_AUTH_PASSWORD"] ?? ""}`;
 const ID = env["INSTANCE_ID"] ?? "orders-grpc:localhost:8080";
 const OWNER = randomUUID(); // with it this process gets its own registration back, and no one else's
 
@@ -35,7 +35,7 @@ CREDENTIALS.set("authorization", `Basic ${Buffer.from(USER).toString("base64")}`
 
 /** The registry would say the same to the next try. */
 const REFUSALS: { [code: number]: string } = {
-  [grpc.status.UNAUTHENTICATED]: "wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD",
+  [grpc.status.UNAUTHENTICATED]: "wrong credentials: check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD",
   [grpc.status.PERMISSION_DENIED]: "not allowed",
   [grpc.status.INVALID_ARGUMENT]: "not accepted",
   [grpc.status.ALREADY_EXISTS]: "another registration has taken over",

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const env = process.env;
 const REGISTRY = env["LUNA_REST_URL"] ?? "http://127.0.0.1:4000";
-const USER = `${env["LUNA_USERNAME"] ?? "admin"}:${env["LUNA_PASSWORD"] ?? ""}`;
+const USER = `${env["LUNA_AUTH_USERNAME"] ?? "admin"}:${env["LUNA_AUTH_PASSWORD"] ?? ""}`;
 const ID = env["INSTANCE_ID"] ?? "orders-rest:localhost:8080";
 // REST tells nobody how often to beat: three times in the registry's TTL is right, and that is 30 s unless it was changed.
 const INTERVAL = Number(env["HEARTBEAT_SECONDS"] ?? 10) * 1000;
@@ -27,7 +27,7 @@ async function call(method: string, body: string | null = null): Promise<"DONE" 
   if (response.ok) return "DONE";
   const answer = `the registry answered ${response.status} to ${method} ${ID}: ${text}`;
   if (response.status >= 500 || response.status === 429) throw new Error(answer);
-  if (response.status === 401) throw new RefusedError("wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD");
+  if (response.status === 401) throw new RefusedError("wrong credentials: check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD");
   if (text.includes('"ALREADY_EXISTS"')) return "ALREADY_EXISTS";
   if (response.status === 404) return "NOT_FOUND";
   throw new RefusedError(answer);

@@ -4,15 +4,14 @@ import asyncio
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
+from luna_grpc.rpc import health
 from luna_grpc.rpc.auth import AuthInterceptor
-from luna_grpc.rpc.drain import Streams
-from luna_grpc.rpc.errors import Context, answers_errors
 from luna_grpc.rpc.service import NAME, RegistryService
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
@@ -28,12 +27,10 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.server.max_pending_requests", 1_000_000),
     ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
     # Clients may ping every 5 s, with or without calls.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
-
-
 LAST_WORD: Final = 2.0
-"""Seconds in which streams are to end when the server stops: clients that do not read are not waited for."""
+"""Seconds in which streams are to end before new calls are refused."""
 
 
 class GrpcServer:
@@ -46,9 +43,9 @@ class GrpcServer:
             registry, max_heartbeat_streams=settings.max_heartbeat_streams, max_watchers=settings.max_watchers
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, self.service.handlers()),))
-        self._health = _Health()
+        self._health = health.HealthService("", NAME)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), self._server)
+        reflection.enable_server_reflection((NAME, health.NAME), self._server)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port; 0 picks a free one. Health says NOT_SERVING until `serving`.
@@ -64,50 +61,24 @@ class GrpcServer:
             bound = 0
         if not bound:
             raise OSError(f"cannot listen on {address}")
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
         return bound
 
-    async def serving(self) -> None:
+    def serving(self) -> None:
         """Let health say SERVING."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(serving=True)
 
-    async def not_serving(self) -> None:
-        """Let health say NOT_SERVING, for good."""
-        await self._health.enter_graceful_shutdown()
+    def not_serving(self) -> None:
+        """Let health say NOT_SERVING."""
+        self._health.set(serving=False)
 
     async def stop(self) -> None:
         """Let streams say their last word and calls finish, for at most `shutdown_grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
-        last_word = min(self._grace, LAST_WORD)
-        streams = asyncio.gather(self.service.heartbeat_streams.drain(), self.service.watches.drain(), self._health.watches.drain())
-        try:
-            await asyncio.wait_for(streams, last_word)
-        except TimeoutError:
-            deadline = loop.time()  # calls have had their time as well
+        streams = [self.service.heartbeat_streams, self.service.watches, self._health.watches]
+        # A client that does not read hears no last word; it and the others have until the deadline all the same.
+        _, deaf = await asyncio.wait([asyncio.create_task(kind.drain()) for kind in streams], timeout=min(self._grace, LAST_WORD))
         await self._server.stop(max(0.0, deadline - loop.time()))
-
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
-        for service in ("", NAME):
-            await self._health.set(service, status)
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # it comes without types
-    """The stock health service, but its watches end when the server stops instead of holding it up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watches = Streams("health watches", 10_000)
-
-    @answers_errors
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - its name in the proto
-        """Serve grpc.health.v1.Health/Watch."""
-        ending = asyncio.Event()
-        with self.watches.opened(ending.set):
-            tasks = [asyncio.create_task(super().Watch(request, context)), asyncio.create_task(ending.wait())]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
+        for task in deaf:
+            task.cancel()

@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import deaf_http2
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import measured
 
 from luna_grpc.v1 import registry_pb2 as pb
@@ -57,10 +59,10 @@ async def _deaf_stream(stub: Stub) -> object:
 
 
 async def test_who_does_not_read_holds_nothing_up(record_property: Callable[[str, object], None]) -> None:
-    """A watch and a heartbeat stream whose buffers are full: the server stops long before its grace is over, without an error."""
+    """A watch and a heartbeat stream whose buffers are full: the server stops when its grace is over, without an error."""
     with tempfile.TemporaryFile() as errors:
         async with (
-            luna("--shutdown-grace", "30", "--log-level", "warning", stderr=errors.fileno()) as server,
+            luna("--shutdown-grace", "3", "--log-level", "warning", stderr=errors.fileno()) as server,
             channel(server.grpc) as connection,
             channel(server.grpc) as deaf,
         ):
@@ -71,11 +73,25 @@ async def test_who_does_not_read_holds_nothing_up(record_property: Callable[[str
             assert await server.stop(signal.SIGTERM) == 0
             took = time.monotonic() - began
             measured(record_property, "seconds from SIGTERM to exit", took)
-            assert took < 10
+            assert took < 3 + 3
             for call in calls:
                 call.cancel()  # type: ignore[attr-defined]
         errors.seek(0)
         assert [json.loads(line) for line in errors] == []
+
+
+async def test_a_health_watch_that_takes_no_answer_blocks_no_one() -> None:
+    """It needs no credentials; others go on being told, and the server stops."""
+    async with luna("--shutdown-grace", "2") as server, grpc.aio.insecure_channel(server.grpc) as connection:
+        pings, writer = await deaf_http2.call(server.grpc, "/grpc.health.v1.Health/Watch")
+        health = health_pb2_grpc.HealthStub(connection)
+        for _ in range(20):
+            watch = aiter(health.Watch(health_pb2.HealthCheckRequest(), timeout=5))
+            assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+        assert await server.stop() == 0
+        assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        writer.close()
+        await pings
 
 
 async def test_rubbish_does_not_fill_the_log() -> None:

@@ -108,7 +108,7 @@ async def test_a_silent_rest_client_gets_5_percent_more(record_property: Callabl
 async def test_a_heartbeat_brings_it_back(by: str) -> None:
     """After the end of its lease one heartbeat makes an instance and its service OK again, everywhere."""
     instance_id = "back:localhost:80"
-    async with luna("--lease-ttl", "0.3") as server, channel(server.grpc) as connection, session(server.rest) as rest:
+    async with luna("--lease-ttl", "0.5") as server, channel(server.grpc) as connection, session(server.rest) as rest:
         stub = registry_pb2_grpc.RegistryStub(connection)
         async with watching(stub) as watch:
             generation = (await register(stub, instance_id)).generation

@@ -64,7 +64,7 @@ async def test_a_put_in_every_ttl_is_enough(record_property: Callable[[str, obje
 async def test_post_over_an_expired_registration() -> None:
     """POST by a client that comes back after its lease ran out: 201, and OK again under a new generation."""
     instance_id = "back:localhost:80"
-    async with luna("--lease-ttl", "0.3") as server, channel(server.grpc) as connection, session(server.rest) as rest:
+    async with luna("--lease-ttl", "0.5") as server, channel(server.grpc) as connection, session(server.rest) as rest:
         stub = registry_pb2_grpc.RegistryStub(connection)
         async with watching(stub) as watch:
             async with rest.post(INSTANCES + instance_id, json=instance_json(instance_id)) as answer:

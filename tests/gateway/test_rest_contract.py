@@ -134,6 +134,7 @@ async def test_the_list_comes_as_panel_or_json(rest: ClientSession, path: str, a
     """The panel, but JSON for who asks for it."""
     response = await rest.get(path, headers={"Accept": accept} if accept else {})
     assert (response.status, response.headers["Content-Type"]) == (200, content_type)
+    assert response.headers["Vary"] == "Accept"
 
 
 async def test_services_json(rest: ClientSession) -> None:
@@ -169,7 +170,8 @@ async def test_one_service(rest: ClientSession) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", ["orders", "a:b", "a:b:0", "a:b:x", "a%2Fb:h:1", "a%00b:h:1", "ä:h:1", "a:h:1%0A", "%3Cscript%3E:h:1"]
+    "raw",
+    ["orders", "a:b", "a:b:0", "a:b:x", "a%2Fb:h:1", "a%00b:h:1", "ä:h:1", "a:h:1%0A", "%3Cscript%3E:h:1", "a%7Bb:h:1", "{x}"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 async def test_a_malformed_id(server: Running, raw: str, method: str) -> None:
@@ -235,6 +237,19 @@ async def test_a_body_that_is_no_json_object(rest: ClientSession, method: str, b
     await refused(await rest.request(method, PATH, data=body), 400, "INVALID_ARGUMENT", "body")
 
 
+async def test_a_body_in_another_encoding_than_its_headers_say(rest: ClientSession) -> None:
+    """400, not a failure of ours."""
+    response = await rest.put(PATH, data=b"no gzip", headers={"Content-Encoding": "gzip"})
+    await refused(response, 400, "INVALID_ARGUMENT", "body")
+
+
+async def test_last_heartbeat_is_the_last_one(rest: ClientSession, server: Running) -> None:
+    """Not the time of the registration, nor that of the request."""
+    await rest.post(PATH, json=instance_json(ID))
+    server.registry.get(ID).last_heartbeat = 5
+    assert (await (await rest.get(PATH)).json())["last_heartbeat"] == 5
+
+
 async def test_an_empty_post(rest: ClientSession) -> None:
     """400: there is nothing to register."""
     await refused(await rest.post(PATH), 400, "INVALID_ARGUMENT", "body")
@@ -291,6 +306,8 @@ async def test_the_content_type_of_a_request_may_have_a_charset(rest: ClientSess
         ("GET", "/registry/v1", 404, "NOT_FOUND", None),
         ("GET", "/registry/v2/services", 404, "NOT_FOUND", None),
         ("GET", "/registry/v1/instances/", 404, "NOT_FOUND", None),
+        ("GET", "/registry/v1/static/", 404, "NOT_FOUND", None),
+        ("GET", "/registry/v1/static/nosuch", 404, "NOT_FOUND", None),
         ("PATCH", PATH, 405, "METHOD_NOT_ALLOWED", {"GET", "HEAD", "POST", "PUT", "DELETE"}),
         ("DELETE", "/registry/v1/services/json", 405, "METHOD_NOT_ALLOWED", {"GET", "HEAD"}),
     ],
@@ -347,7 +364,8 @@ def test_every_route_is_in_the_table(server: Running) -> None:
         if route.resource is not None and route.method != "HEAD" and route.resource.canonical.startswith("/registry/")
     }
     tested = {
-        (method, path.replace(ID, "{instanceId}").replace("/orders", "/{name}").replace("/luna.css", "")) for method, path in ROUTES
+        (method, path.replace(ID, "{instanceId}").replace("/orders", "/{name}").replace("/luna.css", "/{file}"))
+        for method, path in ROUTES
     }
     assert app_routes <= tested
 
@@ -361,7 +379,7 @@ def test_every_route_is_in_the_table(server: Running) -> None:
         "Basic",
         "Basic ",
         "Basic !!!",
-        "Basic YWRtaW4",
+        "Basic YWRtaW4=",
         "Bearer abc",
         "garbage",
         "Basic ä",
@@ -456,7 +474,7 @@ async def test_a_foreign_page_may_not_write(rest: ClientSession) -> None:
 
 async def test_cors_for_origins_that_are_named() -> None:
     """They may read, write and ask beforehand; the others may not."""
-    settings = settings_for_tests(cors_origins="https://ops.example, https://b.example")
+    settings = settings_for_tests(cors_origins="https://ops.example/, https://b.example")
     async with running(settings) as server, session(f"http://127.0.0.1:{server.rest_port}") as client:
         friend = {"Origin": "https://ops.example"}
         response = await client.post(PATH, json=instance_json(ID), headers=friend)

@@ -102,8 +102,8 @@ async def _running(
     settings = {
         "LUNA_REST_URL": rest,
         "LUNA_GRPC_ADDRESS": grpc,
-        "LUNA_USERNAME": "admin",
-        "LUNA_PASSWORD": password,
+        "LUNA_AUTH_USERNAME": "admin",
+        "LUNA_AUTH_PASSWORD": password,
         "HEARTBEAT_SECONDS": str(ttl / 3),
         "INSTANCE_ID": program.instance_id,
     }
@@ -214,7 +214,7 @@ async def test_a_program_ends_when_its_credentials_are_wrong(program: Program) -
     async with luna() as server, _running(program, server.rest, server.grpc, password="wrong", stderr=PIPE) as process:
         code, out, err = await _ended(process)
     assert (code, out) == (1, "")
-    assert err.startswith("wrong credentials: check LUNA_USERNAME and LUNA_PASSWORD")
+    assert err.startswith("wrong credentials: check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD")
     assert err.count("\n") == 1
 
 
