@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from sys import getsizeof
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -141,12 +142,16 @@ def shown(text: object, most: int = 80) -> str:
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
-@lru_cache(maxsize=16_384)
 def _shared(text: str) -> str:
     """Return the same string for equal ones: names, versions and the like are the same for many instances.
 
     Not `sys.intern`: on Python 3.12 interned strings are never freed.
     """
+    return _remembered(text) if len(text) <= MAX_NAME else text
+
+
+@lru_cache(maxsize=16_384)
+def _remembered(text: str) -> str:
     return text
 
 
@@ -165,9 +170,9 @@ class Info:
 
     @property
     def size(self) -> int:
-        """About how many bytes its texts take."""
-        texts = (self.instance_id, self.name, self.description, self.version, self.url)
-        return sum(map(len, texts)) + sum(len(key) + len(value) for key, value in self.metadata.items())
+        """About how many bytes its texts take in memory."""
+        texts = (self.instance_id, self.name, self.description, self.version, self.url, *self.metadata, *self.metadata.values())
+        return sum(map(getsizeof, texts))
 
     @classmethod
     def of(

@@ -27,7 +27,7 @@ from luna_grpc.model import Actor, Instance
 LOG_CAPACITY: Final = 10_000
 """The most events in the log."""
 LOG_BYTES: Final = 32 * 1024 * 1024
-"""About the most bytes of text in the log: an event with all the metadata that is allowed has 70 KB."""
+"""About the most memory that the texts in the log take, their encodings not counted; one instance can have 290 KB of them."""
 BATCH: Final = 500
 """The most events in one batch."""
 QUEUE_CAPACITY: Final = BATCH
@@ -47,7 +47,7 @@ class EventType(StrEnum):
 class Event:
     """One visible change of one instance."""
 
-    __slots__ = ("actor", "encoded", "instance", "key", "last_heartbeat", "revision", "type")
+    __slots__ = ("actor", "encoded", "instance", "key", "last_heartbeat", "revision", "size", "type")
 
     def __init__(
         self, type_: EventType, instance: Instance, last_heartbeat: int, *, revision: int = 0, actor: Actor | None = None
@@ -62,6 +62,8 @@ class Event:
         self.actor = actor
         self.key = (instance.info.name, instance.info.instance_id)
         """Events of one key supersede each other."""
+        self.size = instance.info.size
+        """About how many bytes of text it holds; not to be computed again, strings grow when they are encoded."""
         self.encoded: bytes | None = None
         """Room for an edge to keep its encoding, so that one serves every watcher."""
 
@@ -127,9 +129,9 @@ class Feed:
     def _append(self, event: Event) -> None:
         log = self._log
         log.append(event)
-        self._log_bytes += event.instance.info.size
+        self._log_bytes += event.size
         while len(log) > self._capacity or self._log_bytes > LOG_BYTES:
-            self._log_bytes -= log.popleft().instance.info.size
+            self._log_bytes -= log.popleft().size
 
     @property
     def audience(self) -> int:

@@ -323,3 +323,20 @@ def test_a_snapshot_taken_while_everything_changes_is_true_at_its_end(seed: int)
         client.read(most=1)
     client.read()
     assert client.state == world.state
+
+
+def test_the_log_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the strings in it; who is cut off by that gets a snapshot."""
+    monkeypatch.setattr("luna_grpc.watch.LOG_BYTES", 10_000)
+    world = World()
+    client = Client(world)
+    client.connect()
+    client.read()
+    client.connect()
+    for number in range(1000):
+        world.upsert("a", number % 5)
+        assert world.feed._log_bytes <= 10_000
+    assert 0 < len(world.feed._log) < 100
+    assert world.feed._log_bytes == sum(event.size for event in world.feed._log)
+    assert client.read()[0].reset
+    assert client.state == world.state

@@ -12,7 +12,8 @@ Rules that hold for every rpc:
   with wrong ones: UNAUTHENTICATED. Only `grpc.health.v1.Health` needs none.
 - A field at fault is named: INVALID_ARGUMENT carries a `google.rpc.BadRequest` with its field violations.
 - "Output only" fields are set by the server and ignored in requests.
-- Unknown enum values and values out of range are refused, never rounded.
+- Unknown enum values and values out of range are refused, unless the field's comment says otherwise.
+- Messages are at most 4 MiB.
 - Keepalive pings from clients: every 10 s or slower (the server refuses more than one in 5 s).
 """
 
@@ -133,7 +134,8 @@ class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDiscon
 
 class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
     """What happens to the instances of a heartbeat stream, those that it renewed last, the moment the stream breaks. A clean half-close
-    by the client is not a break, nor is the server ending the stream.
+    by the client is not a break, nor is the server ending the stream. A server that stood still itself (a suspended machine) blames
+    nobody: for one TTL after that, breaks count as ON_DISCONNECT_KEEP.
     """
 
 ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0

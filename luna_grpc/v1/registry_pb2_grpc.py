@@ -105,10 +105,12 @@ class RegistryServicer(object):
 
         A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
         current one. From then on the id renews that generation only, so a worker that was replaced neither renews its successor nor
-        takes it down. A later entry in `heartbeats` that names a generation binds the id anew.
+        takes it down. A later entry in `heartbeats` that names a generation binds the id anew, whatever becomes of that heartbeat.
 
         A client that gets no answer within one heartbeat interval should open a stream elsewhere: the peer may hang while its
         connection stays open.
+
+        To end the stream cleanly, half-close it and read until the status comes: a connection that goes away before that is a break.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -12,7 +12,8 @@ Rules that hold for every rpc:
   with wrong ones: UNAUTHENTICATED. Only `grpc.health.v1.Health` needs none.
 - A field at fault is named: INVALID_ARGUMENT carries a `google.rpc.BadRequest` with its field violations.
 - "Output only" fields are set by the server and ignored in requests.
-- Unknown enum values and values out of range are refused, never rounded.
+- Unknown enum values and values out of range are refused, unless the field's comment says otherwise.
+- Messages are at most 4 MiB.
 - Keepalive pings from clients: every 10 s or slower (the server refuses more than one in 5 s).
 """
 
@@ -67,10 +68,12 @@ class RegistryStub:
 
     A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
     current one. From then on the id renews that generation only, so a worker that was replaced neither renews its successor nor
-    takes it down. A later entry in `heartbeats` that names a generation binds the id anew.
+    takes it down. A later entry in `heartbeats` that names a generation binds the id anew, whatever becomes of that heartbeat.
 
     A client that gets no answer within one heartbeat interval should open a stream elsewhere: the peer may hang while its
     connection stays open.
+
+    To end the stream cleanly, half-close it and read until the status comes: a connection that goes away before that is a break.
     """
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]
     """Removes an instance at once. NOT_FOUND: unknown id. FAILED_PRECONDITION: `generation` is not the current one."""
@@ -116,10 +119,12 @@ class RegistryAsyncStub(RegistryStub):
 
     A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
     current one. From then on the id renews that generation only, so a worker that was replaced neither renews its successor nor
-    takes it down. A later entry in `heartbeats` that names a generation binds the id anew.
+    takes it down. A later entry in `heartbeats` that names a generation binds the id anew, whatever becomes of that heartbeat.
 
     A client that gets no answer within one heartbeat interval should open a stream elsewhere: the peer may hang while its
     connection stays open.
+
+    To end the stream cleanly, half-close it and read until the status comes: a connection that goes away before that is a break.
     """
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]  # type: ignore[assignment]
     """Removes an instance at once. NOT_FOUND: unknown id. FAILED_PRECONDITION: `generation` is not the current one."""
@@ -180,10 +185,12 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
 
         A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
         current one. From then on the id renews that generation only, so a worker that was replaced neither renews its successor nor
-        takes it down. A later entry in `heartbeats` that names a generation binds the id anew.
+        takes it down. A later entry in `heartbeats` that names a generation binds the id anew, whatever becomes of that heartbeat.
 
         A client that gets no answer within one heartbeat interval should open a stream elsewhere: the peer may hang while its
         connection stays open.
+
+        To end the stream cleanly, half-close it and read until the status comes: a connection that goes away before that is a break.
         """
 
     @_abc_1.abstractmethod
