@@ -11,16 +11,20 @@ run: $(VENV)/ready
 test: $(VENV)/ready-to-test
 	scripts/check
 
+# --clear, because an installation that was interrupted cannot be gone on with.
 $(VENV)/ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Luna needs Python 3.11 or later, and '$(PYTHON)' is `$(PYTHON) --version 2>&1`."; \
-		echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Luna needs Python 3.11 or later, and '$(PYTHON)' is older or does not run here."; \
+		echo "Name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Installing Luna into $(VENV), once; this takes up to a minute ..."
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+		echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/ready-to-test: $(VENV)/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@echo "Installing what the tests need, once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
 clean:

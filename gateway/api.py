@@ -53,7 +53,9 @@ async def get_service(request: web.Request) -> web.Response:
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:  # noqa: ANN401 - whatever orjson takes
     """Answer with JSON."""
-    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json", charset="utf-8")
+    return web.Response(
+        body=orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE), status=status, content_type="application/json", charset="utf-8"
+    )
 
 
 def _instance_id(request: web.Request) -> str:

@@ -133,8 +133,9 @@ def _is_address(name: str) -> bool:
 
 def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
     words = {
-        404: f"there is nothing at {request.path}; the panel is at /registry/v1/services/",
-        405: f"{request.method} is not possible at {request.path}",
+        404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
+        "/registry/v1/services/",
+        405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
         413: "the body is larger than 100 KiB",
     }.get(error.status, error.reason)
     answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}

@@ -24,9 +24,11 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
 
     """
     data = _object(body)
-    for field in _REQUIRED:
-        if data.get(field) in (None, ""):
-            raise InvalidArgumentError(f"{field} is missing", field=field)
+    missing = [field for field in _REQUIRED if data.get(field) in (None, "")]
+    if missing:
+        raise InvalidArgumentError(
+            f"missing in the body, which describes the whole instance: {', '.join(missing)}", field=missing[0]
+        )
     if data["instanceId"] != instance_id:
         raise InvalidArgumentError(
             f"instanceId is {shown(data['instanceId'])} in the body, but {shown(instance_id)} in the path", field="instanceId"
@@ -47,6 +49,8 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
 
 
 def _object(body: bytes) -> dict[str, Any]:
+    if not body:
+        raise InvalidArgumentError("the body is empty; send the instance as JSON", field="body")
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -10,7 +10,7 @@ from luna_grpc.errors import UnauthenticatedError
 CHALLENGE: Final = 'Basic realm="Luna", charset="UTF-8"'
 """The value of `WWW-Authenticate` that goes with a refusal."""
 
-_REFUSAL = "the user name or the password is missing or wrong"
+_REFUSAL = "the user name or the password is wrong"
 
 
 class Authenticator:
@@ -32,7 +32,7 @@ class Authenticator:
 
         """
         if authorization is None:
-            raise UnauthenticatedError(_REFUSAL)
+            raise UnauthenticatedError("no credentials were sent: use Basic auth, for example curl -u admin:")
         header = authorization.encode(errors="surrogateescape")
         if hmac.compare_digest(header, self._usual_header) or self._matches(header):
             return self._username

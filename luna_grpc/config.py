@@ -4,7 +4,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -14,6 +14,14 @@ PREFIX: Final = "LUNA_"
 # What Kubernetes puts into every pod for a Service named "luna", and "luna-grpc" (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
 _KUBERNETES_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _KUBERNETES_NAME: Final = re.compile(r"LUNA_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+# In words for people, where pydantic has others.
+_WORDS: Final = {
+    "int_parsing": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "float_parsing": "it must be a number, for example 5 or 0.5",
+    "bool_parsing": "it must be 1 or 0",
+    "string_too_short": "it must not be empty",
+}
 # Read by the examples; a machine may run a worker and a server.
 _OTHER_NAMES: Final = frozenset({"LUNA_REST_URL", "LUNA_GRPC_ADDRESS"})
 
@@ -33,9 +41,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on, for both doors.")
     port: int = Field(default=4000, ge=0, le=65535, description="Port of the REST API and the panel; 0 picks a free one.")
     grpc_port: int = Field(default=50051, ge=0, le=65535, description="Port of the gRPC API; 0 picks a free one.")
-    auth_username: str = Field(
-        default="admin", min_length=1, pattern=r"^[^:]+$", description="User name for Basic auth, on both doors."
-    )
+    auth_username: str = Field(default="admin", min_length=1, description="User name for Basic auth, on both doors.")
     auth_password: SecretStr = Field(
         default=SecretStr(""), description="Password for Basic auth; when empty, only loopback is served."
     )
@@ -69,13 +75,20 @@ class Settings(BaseSettings):
     )
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="debug, info, warning or error.")
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("auth_username")
+    @classmethod
+    def _no_colon(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError("Basic auth allows no colon in it")
         return value
 
     @field_validator("auth_username", "auth_password")
@@ -150,7 +163,9 @@ def load(flags: Mapping[str, object]) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ConfigError("\n".join(_line(detail["loc"], detail["msg"], detail["input"]) for detail in error.errors())) from None
+        raise ConfigError(
+            "\n".join(_line(detail["loc"], detail["type"], detail["msg"], detail["input"]) for detail in error.errors())
+        ) from None
 
 
 def warnings(environment: Mapping[str, str]) -> Iterator[str]:
@@ -160,14 +175,15 @@ def warnings(environment: Mapping[str, str]) -> Iterator[str]:
         if name in known and _KUBERNETES_URL.match(value):
             yield f"{name}={value} is ignored: Kubernetes sets it for a Service of that name"
         elif name.startswith(PREFIX) and not (name in known or name in _OTHER_NAMES or _KUBERNETES_NAME.fullmatch(name)):
-            nearest = difflib.get_close_matches(name, known, n=1)
-            yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "; luna serve --help lists them")
 
 
-def _line(location: tuple[int | str, ...], message: str, value: object) -> str:
+def _line(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
     if not location:
         return message
     name = str(location[0])
+    message = _WORDS.get(kind, message)
     shown = "the value" if name == "auth_password" else repr(value)
     return f"{flag(name)} / {variable(name)}: {shown} is wrong: {message}"

@@ -2,9 +2,18 @@
 
 import logging
 import sys
-from typing import TextIO
+import time
+from typing import Final, TextIO
 
 import structlog
+
+from luna_grpc.model import Door
+from luna_grpc.watch import Event
+
+MOST_A_SECOND: Final = 10
+"""Lines for instances that go DOWN or are removed without anyone asking; the sweeper sums up how many there were."""
+
+log = structlog.get_logger("luna")
 
 
 def configure(level: str, stream: TextIO = sys.stderr) -> None:
@@ -34,5 +43,37 @@ def configure(level: str, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # One line a request would cost more than the request.
+    # One line a request would cost more than the request; and what gRPC tells for its own developers helps nobody else.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.WARNING)
+
+
+class ChangeLog:
+    """Writes a line for each change; when many leases end at once, for the first of them."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._written = 0
+
+    def __call__(self, event: Event) -> None:
+        """Note a change."""
+        instance, actor = event.instance, event.actor
+        if actor is None or ((actor.door is Door.INTERNAL or instance.ended is not None) and self._is_too_much()):
+            return
+        log.info(
+            event.type.value.lower(),
+            instance_id=instance.info.instance_id,
+            service=instance.info.name,
+            status=instance.status.value,
+            reason=instance.reason.value,
+            generation=instance.generation,
+            user=actor.user,
+            door=actor.door.value,
+            peer=actor.peer,
+        )
+
+    def _is_too_much(self) -> bool:
+        second = int(time.monotonic())
+        self._written = self._written + 1 if second == self._second else 1
+        self._second = second
+        return self._written > MOST_A_SECOND

@@ -97,7 +97,10 @@ class MemoryStore:
         if held is not None and owner and held.owner == owner:
             return self._change(held, info, reported, terms, actor)
         if held is not None and held.live and not replace:
-            raise AlreadyExistsError(f"{info.instance_id} is registered already; send heartbeats instead, or deregister it first")
+            raise AlreadyExistsError(
+                f"{info.instance_id} is registered already: send heartbeats instead, deregister it first, "
+                "or (over gRPC) register with `replace` or as the same `owner`"
+            )
         self._last_generation += 1
         instance = Instance(info, reported, None, self._last_generation, terms.wall_ms)
         registration = Registration(instance, owner, terms)
@@ -158,7 +161,7 @@ class MemoryStore:
     def _current(self, instance_id: str, generation: int) -> Registration:
         registration = self._registrations.get(instance_id)
         if registration is None:
-            raise NotFoundError(f"{instance_id} is not registered; register it first")
+            raise NotFoundError(f"{instance_id} is not registered")
         if generation not in (0, registration.instance.generation):
             raise SupersededError(
                 f"generation {generation} of {instance_id} is not the current one: another registration has taken it over"

@@ -122,7 +122,7 @@ class Registry:
             self.store.renew((registration,), terms)
             return registration
         if registration is None:
-            check_instance_id(beat.instance_id)
+            raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
         return await self.store.change(
             beat.instance_id, generation=beat.generation, info=beat.info, reported=beat.status, terms=terms, actor=actor
         )

@@ -20,12 +20,11 @@ from gateway.app import RestServer
 from luna_grpc.auth import Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
+from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
-from luna_grpc.model import Door
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.sweeper import sweep_forever
-from luna_grpc.watch import Event
 
 log = structlog.get_logger("luna")
 
@@ -83,7 +82,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
     clock = Clock()
     registry = Registry(MemoryStore(clock, evict_after=settings.evict_after, warming=policy.warmup > 0), clock, policy)
-    registry.store.feed.observe(_log_change)
+    registry.store.feed.observe(ChangeLog())
     authenticator = Authenticator(settings.auth_username, settings.auth_password.get_secret_value())
     grpc_server = GrpcServer(registry, authenticator, settings)
     rest_server = RestServer(registry, authenticator, settings)
@@ -121,22 +120,3 @@ def _refusal(door: str, setting: str, port: int, host: str) -> Iterator[None]:
             f"cannot listen on {host!r} ({error.strerror}): name an address of this machine with --host or LUNA_HOST, "
             "for example 127.0.0.1 or ::1"
         ) from error
-
-
-def _log_change(event: Event) -> None:
-    """Write a line for what clients and people change; what time and broken streams bring is summed up elsewhere."""
-    actor = event.actor
-    instance = event.instance
-    if actor is None or actor.door is Door.INTERNAL or instance.ended is not None:
-        return
-    log.info(
-        event.type.value.lower(),
-        instance_id=instance.info.instance_id,
-        service=instance.info.name,
-        status=instance.status.value,
-        reason=instance.reason.value,
-        generation=instance.generation,
-        user=actor.user,
-        door=actor.door.value,
-        peer=actor.peer,
-    )

@@ -110,7 +110,7 @@ def test_an_unknown_name_is_a_warning_with_the_nearest_one() -> None:
     assert list(warnings({"LUNA_LEASE_TLL": "5", "LUNA_PORT": "1", "LUNA_REST_URL": "x", "PATH": "x"})) == [
         "LUNA_LEASE_TLL is not a setting; did you mean LUNA_LEASE_TTL?"
     ]
-    assert list(warnings({"LUNA_QQQQQQQQ": ""})) == ["LUNA_QQQQQQQQ is not a setting"]
+    assert list(warnings({"LUNA_QQQQQQQQ": ""})) == ["LUNA_QQQQQQQQ is not a setting; luna serve --help lists them"]
 
 
 def test_every_setting_is_a_flag_that_help_explains() -> None:

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
 const env = process.env;
-const REGISTRY = env["LUNA_REST_URL"] ?? "http://127.0.0.1:4000";
+const REGISTRY = new URL(env["LUNA_REST_URL"] ?? "http://127.0.0.1:4000");
 const USER = `${env["LUNA_AUTH_USERNAME"] ?? "admin"}:${env["LUNA_AUTH_PASSWORD"] ?? ""}`;
 const ID = env["INSTANCE_ID"] ?? "orders-rest:localhost:8080";
 // REST tells nobody how often to beat: three times in the registry's TTL is right, and that is 30 s unless it was changed.
@@ -17,7 +17,7 @@ class RefusedError extends Error {}
 
 /** Sends a request. Two refusals are part of the game and returned by their code; whatever else goes wrong is thrown. */
 async function call(method: string, body: string | null = null): Promise<"DONE" | "ALREADY_EXISTS" | "NOT_FOUND"> {
-  const response = await fetch(`${REGISTRY}/registry/v1/instances/${encodeURIComponent(ID)}`, {
+  const response = await fetch(new URL(`/registry/v1/instances/${encodeURIComponent(ID)}`, REGISTRY), {
     method,
     headers: { Authorization: `Basic ${Buffer.from(USER).toString("base64")}`, "Content-Type": "application/json" },
     body,
@@ -74,10 +74,11 @@ function reason(error: unknown): string {
 const stopping = new AbortController();
 for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stopping.abort());
 try {
+  if (!REGISTRY.protocol.startsWith("http")) throw new RefusedError("LUNA_REST_URL must begin with http:// or https://");
   if (!(INTERVAL > 0)) throw new RefusedError("HEARTBEAT_SECONDS must be a number above 0");
   await keepRegistered(stopping.signal);
   await call("DELETE").then(
-    () => console.log(`deregistered ${ID}`),
+    (outcome) => console.log(outcome === "DONE" ? `deregistered ${ID}` : `the registry does not know ${ID} any more`),
     (error: unknown) => console.error(`not deregistered, the lease will run out: ${reason(error)}`),
   );
 } catch (error) {

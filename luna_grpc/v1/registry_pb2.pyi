@@ -9,7 +9,7 @@ UP while at least one of its instances is OK. Nobody is probed: what the registr
 Rules that hold for every rpc:
 
 - Credentials: `authorization: Basic base64(user:password)` in the metadata, the same users as the REST API. Without them, or
-  with wrong ones: UNAUTHENTICATED. Only `grpc.health.v1.Health` needs none.
+  with wrong ones: UNAUTHENTICATED. Only `grpc.health.v1.Health` needs none; server reflection, which grpcurl uses, does.
 - A field at fault is named: INVALID_ARGUMENT carries a `google.rpc.BadRequest` with its field violations.
 - "Output only" fields are set by the server and ignored in requests.
 - Unknown enum values and values out of range are refused, unless the field's comment says otherwise.
@@ -880,7 +880,7 @@ class WatchServicesResponse(_message.Message):
     synced: _builtins.bool
     """From here on the watcher knows the present state: the snapshot, or what it had missed, is complete."""
     reset: _builtins.bool
-    """A snapshot begins with this message: forget, at the next `synced`, whatever it does not name."""
+    """A snapshot begins with this message, its events included: forget, at the next `synced`, whatever the snapshot did not name."""
     resume_token: _builtins.str
     """Where to go on after this message. Empty while a snapshot is under way."""
     @_builtins.property

@@ -9,7 +9,7 @@ UP while at least one of its instances is OK. Nobody is probed: what the registr
 Rules that hold for every rpc:
 
 - Credentials: `authorization: Basic base64(user:password)` in the metadata, the same users as the REST API. Without them, or
-  with wrong ones: UNAUTHENTICATED. Only `grpc.health.v1.Health` needs none.
+  with wrong ones: UNAUTHENTICATED. Only `grpc.health.v1.Health` needs none; server reflection, which grpcurl uses, does.
 - A field at fault is named: INVALID_ARGUMENT carries a `google.rpc.BadRequest` with its field violations.
 - "Output only" fields are set by the server and ignored in requests.
 - Unknown enum values and values out of range are refused, unless the field's comment says otherwise.
@@ -63,7 +63,8 @@ class RegistryStub:
     """Renews the leases of any number of instances over one long-lived stream.
 
     Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
-    An answer goes out at once when none was sent in the last 5 ms; otherwise the latest state follows when those have passed.
+    An answer goes out at once when none was sent in the last 5 ms; otherwise the latest state follows when those have passed. A
+    half-close is answered once more, with the same `sequence`.
     A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
     A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
@@ -114,7 +115,8 @@ class RegistryAsyncStub(RegistryStub):
     """Renews the leases of any number of instances over one long-lived stream.
 
     Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
-    An answer goes out at once when none was sent in the last 5 ms; otherwise the latest state follows when those have passed.
+    An answer goes out at once when none was sent in the last 5 ms; otherwise the latest state follows when those have passed. A
+    half-close is answered once more, with the same `sequence`.
     A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
     A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
@@ -180,7 +182,8 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         """Renews the leases of any number of instances over one long-lived stream.
 
         Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
-        An answer goes out at once when none was sent in the last 5 ms; otherwise the latest state follows when those have passed.
+        An answer goes out at once when none was sent in the last 5 ms; otherwise the latest state follows when those have passed. A
+        half-close is answered once more, with the same `sequence`.
         A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
         A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
