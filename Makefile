@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test clean
+.PHONY: run test bench clean
 
 run: $(VENV)/ready
 	$(BIN)/luna serve
@@ -26,6 +26,11 @@ $(VENV)/ready-to-test: $(VENV)/ready
 	@echo "Installing what the tests need, once ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
+
+# All of it takes half an hour and writes bench/RESULTS.md; `make bench ONLY=quick` or ONLY=P3 shows a part. Needs wrk, h2load and
+# taskset (Debian: wrk nghttp2-client util-linux), and two cores with nothing else on them; etcd-server for the comparison with it.
+bench: $(VENV)/ready-to-test
+	$(BIN)/python -m bench $(ONLY)
 
 clean:
 	rm -rf $(VENV) .venv-protos .mypy_cache .pytest_cache .ruff_cache .hypothesis

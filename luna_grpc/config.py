@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     )
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
+    max_connection_age: float = Field(
+        default=0.0,
+        ge=0,
+        le=86_400,
+        description="Seconds after which gRPC clients are asked to connect anew, so that they spread over servers; 0: never.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="debug, info, warning or error.")
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")

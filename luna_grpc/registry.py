@@ -88,6 +88,8 @@ class Registry:
         self.store = store
         self.policy = policy
         self._clock = clock
+        self.heartbeats = 0
+        """How many heartbeats were accepted since the start, whatever way they came."""
         self._warm_at = clock.now() + policy.warmup
         self._held_since: float | None = None  # the first of the stalls that hold now
 
@@ -120,12 +122,15 @@ class Registry:
         registration = self.store.get(beat.instance_id)
         if registration is not None and registration.live and _says_nothing_new(beat, registration):
             self.store.renew((registration,), terms)
+            self.heartbeats += 1
             return registration
         if registration is None:
             raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
-        return await self.store.change(
+        changed = await self.store.change(
             beat.instance_id, generation=beat.generation, info=beat.info, reported=beat.status, terms=terms, actor=actor
         )
+        self.heartbeats += 1
+        return changed
 
     async def deregister(self, instance_id: str, *, generation: int = 0, actor: Actor) -> None:
         """Remove an instance at once.
@@ -284,6 +289,7 @@ class HeartbeatStream:
                 others.append(instance_id)
         if live:
             self._store.renew(live, self._registry.terms(self._actor, self))
+            self._registry.heartbeats += len(live)
         failures: list[tuple[str, LunaError]] = []
         for instance_id in others:
             try:

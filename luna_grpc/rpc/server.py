@@ -29,6 +29,8 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Clients may ping every 5 s, with or without calls.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
+AGE_MARGIN: Final = 1.5
+"""How much older than its streams a connection may become: time enough to be asked, whatever the jitter."""
 LAST_WORD: Final = 2.0
 """Seconds in which streams are to end before new calls are refused."""
 
@@ -38,10 +40,10 @@ class GrpcServer:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self._grace = settings.shutdown_grace
-        self._server = grpc.aio.server(interceptors=[AuthInterceptor(authenticator)], options=OPTIONS)
-        self.service = RegistryService(
-            registry, max_heartbeat_streams=settings.max_heartbeat_streams, max_watchers=settings.max_watchers
+        self._server = grpc.aio.server(
+            interceptors=[AuthInterceptor(authenticator)], options=[*OPTIONS, *_age(settings.max_connection_age)]
         )
+        self.service = RegistryService(registry, settings)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, self.service.handlers()),))
         self._health = health.HealthService("", NAME)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -82,3 +84,13 @@ class GrpcServer:
         await self._server.stop(max(0.0, deadline - loop.time()))
         for task in deaf:
             task.cancel()
+
+
+def _age(seconds: float) -> list[tuple[str, int]]:
+    """Return the options that end an old connection by force; its streams have been asked to go elsewhere before."""
+    if not seconds:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(seconds * 1000 * AGE_MARGIN)),
+        ("grpc.max_connection_age_grace_ms", round(LAST_WORD * 1000)),
+    ]

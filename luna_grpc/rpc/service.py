@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import grpc
 
+from luna_grpc.config import Settings
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import Status
 from luna_grpc.registry import Registry
@@ -22,11 +23,11 @@ NAME: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 class RegistryService:
     """Converts in, calls the use case, converts out."""
 
-    def __init__(self, registry: Registry, *, max_heartbeat_streams: int, max_watchers: int) -> None:
+    def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._lease = convert.lease(registry.policy, registry.store.epoch)
-        self.heartbeat_streams = Streams("heartbeat streams", max_heartbeat_streams)
-        self.watches = Streams("watches", max_watchers)
+        self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, settings.max_connection_age)
+        self.watches = Streams("watches", settings.max_watchers, settings.max_connection_age)
 
     @answers_errors
     async def register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:

@@ -22,7 +22,7 @@ def test_every_option_exists() -> None:
     assert spec is not None
     assert spec.origin is not None
     core = Path(spec.origin).read_bytes()
-    for name, _ in rpc_server.OPTIONS:
+    for name, _ in [*rpc_server.OPTIONS, *rpc_server._age(1.0)]:
         assert name.encode() in core, name
 
 

@@ -412,6 +412,24 @@ async def test_stopping_ends_streams_with_a_last_word() -> None:
     await open_channel.close()
 
 
+async def test_an_old_stream_is_asked_to_go_elsewhere() -> None:
+    """`reconnect`, then OK; nobody is taken down for it. A watch ends with its last token."""
+    async with (
+        running(settings_for_tests(max_connection_age=0.2)) as server,
+        channel(f"127.0.0.1:{server.grpc_port}") as open_channel,
+    ):
+        stub = registry_pb2_grpc.RegistryStub(open_channel)
+        await stub.Register(registration())
+        stream = stub.StreamHeartbeats()
+        options = pb.StreamOptions(on_disconnect=pb.ON_DISCONNECT_DEREGISTER)
+        await stream.write(pb.StreamHeartbeatsRequest(instance_ids=[ID], options=options))
+        watch = stub.WatchServices(pb.WatchServicesRequest())
+        assert [message.resume_token async for message in watch][-1]
+        assert [answer.reconnect async for answer in stream] == [False, True]
+        assert (await stream.code(), await watch.code()) == (grpc.StatusCode.OK, grpc.StatusCode.OK)
+        assert server.registry.get(ID).instance.up
+
+
 async def test_the_two_doors_share_one_store(stub: Stub, server: Running, rest: Any) -> None:
     """Registered by gRPC, seen by REST, in the panel and in a watch opened before; and the other way round."""
     watch = aiter(stub.WatchServices(pb.WatchServicesRequest()))

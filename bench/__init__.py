@@ -1,0 +1,1 @@
+"""The benchmark: `make bench`. What is measured, and how, is in bench/README.md."""

@@ -1,0 +1,117 @@
+"""The servers that are measured, each in a process of its own on core 0."""
+
+import asyncio
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+from aiohttp import ClientSession
+
+from bench.load import AUTHORIZATION
+from luna_grpc.v1 import registry_pb2 as pb
+from luna_grpc.v1 import registry_pb2_grpc
+
+SERVER_CORE: Final = ["taskset", "-c", "0"]
+READY: Final = re.compile(r"luna: ready rest=http://\S+:(\d+) grpc=\S+:(\d+)\n")
+HEADERS: Final = {"Authorization": AUTHORIZATION}
+
+
+@dataclass
+class Server:
+    """A server that answers."""
+
+    pid: int
+    rest: int
+    """Port."""
+    grpc: int
+    """Port."""
+    started_in: float
+    """Seconds from the start of its process."""
+
+    def rss(self) -> int:
+        """Return the bytes of memory that it takes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    async def heartbeats(self) -> int:
+        """Return how many heartbeats it has accepted, by its own count."""
+        async with ClientSession(f"http://127.0.0.1:{self.rest}") as session, session.get("/readyz?verbose") as answer:
+            match = re.search(r"heartbeats: (\d+)", await answer.text())
+            assert match is not None
+            return int(match[1])
+
+
+@asynccontextmanager
+async def luna(*flags: str) -> AsyncIterator[Server]:
+    """Run Luna with leases that last longer than the run."""
+    ports = ["--port", "0", "--grpc-port", "0", "--log-level", "warning", "--lease-ttl", "3600"]
+    began = time.perf_counter()
+    process = await _start(sys.executable, "-m", "luna_grpc", "serve", *ports, *flags)
+    try:
+        assert process.stdout is not None
+        match = READY.fullmatch((await process.stdout.readline()).decode())
+        assert match is not None
+        yield Server(process.pid, int(match[1]), int(match[2]), time.perf_counter() - began)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def bare(name: str) -> AsyncIterator[int]:
+    """Run `bench/bare_NAME.py`, and return its port."""
+    port = free_port()
+    process = await _start(sys.executable, str(Path(__file__).with_name(f"bare_{name}.py")), str(port))
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _start(*command: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(*SERVER_CORE, *command, stdout=asyncio.subprocess.PIPE)
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def instance_ids(count: int) -> list[str]:
+    """Return ids as they are in the field: 20 instances a service."""
+    return [f"service-{n // 20}:10.{n // 60_000}.{n // 250 % 240}.{n % 250}:8080" for n in range(count)]
+
+
+def instance(instance_id: str) -> pb.Instance:
+    """Return an instance with typical fields."""
+    address = instance_id.partition(":")[2]
+    return pb.Instance(
+        instance_id=instance_id,
+        description="Does what a service does",
+        version="1.4.2",
+        status=pb.STATUS_OK,
+        url=f"http://{address}/",
+        balancer_options=pb.BalancerOptions(weight=10),
+        metadata={"zone": f"eu-{len(instance_id) % 3}"},
+    )
+
+
+async def fill(port: int, ids: Sequence[str], *, at_once: int = 200) -> None:
+    """Register instances through the gRPC door."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = registry_pb2_grpc.RegistryStub(channel)
+        metadata = (("authorization", AUTHORIZATION),)
+        for start in range(0, len(ids), at_once):
+            part = ids[start : start + at_once]
+            await asyncio.gather(*(stub.Register(pb.RegisterRequest(instance=instance(i)), metadata=metadata) for i in part))
