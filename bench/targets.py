@@ -1,6 +1,7 @@
 """What is measured: one function a target, each of which returns rows of the table."""
 
 import json
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,7 +14,8 @@ from luna_grpc.v1 import registry_pb2 as pb
 
 SERVICE: Final = "/luna.registry.v1.Registry/"
 RUNS: Final = 3
-INSTANCES: Final = 100_000
+INSTANCES: Final = int(os.environ.get("INSTANCES", "100000"))
+"""How many are registered while something is measured; fewer for a quick look."""
 MESSAGES: Final = 200
 """In one stream of h2load, which counts finished streams only."""
 
@@ -123,13 +125,13 @@ async def p2() -> list[Row]:
 
 
 async def p3() -> list[Row]:
-    """Streams with one id a message."""
+    """Streams with one id a message, 20 instances in turn."""
     streams = 300
     async with AsyncExitStack() as stack:
         server, ids = await stack.enter_async_context(_filled())
         bare = await stack.enter_async_context(servers.bare("grpc"))
         messages = [
-            pb.StreamHeartbeatsRequest(instance_ids=[i], sequence=n + 1).SerializeToString() for n, i in enumerate(ids[:MESSAGES])
+            pb.StreamHeartbeatsRequest(instance_ids=[ids[n % 20]], sequence=n + 1).SerializeToString() for n in range(MESSAGES)
         ]
 
         async def run(port: int) -> float:
@@ -146,13 +148,13 @@ async def p3() -> list[Row]:
 
 
 async def p4() -> list[Row]:
-    """Streams with 100 ids a message."""
+    """Streams with 100 ids a message, 1,000 instances in turn."""
     streams, size = 60, 100
     async with AsyncExitStack() as stack:
         server, ids = await stack.enter_async_context(_filled())
         bare = await stack.enter_async_context(servers.bare("grpc"))
         messages = [
-            pb.StreamHeartbeatsRequest(instance_ids=ids[n * size : (n + 1) * size], sequence=n + 1).SerializeToString()
+            pb.StreamHeartbeatsRequest(instance_ids=ids[n % 10 * size :][:size], sequence=n + 1).SerializeToString()
             for n in range(MESSAGES)
         ]
 

@@ -1,6 +1,6 @@
 """The JSON routes of `/registry/v1`, as the original Luna's clients know them. The contract is docs/api.md."""
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -9,6 +9,8 @@ from gateway import views
 from gateway.keys import REGISTRY, actor
 from luna_grpc.model import check_instance_id
 from luna_grpc.registry import Beat
+
+_JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
 
 
 async def post_instance(request: web.Request) -> web.Response:
@@ -21,13 +23,18 @@ async def post_instance(request: web.Request) -> web.Response:
 
 async def put_instance(request: web.Request) -> web.Response:
     """Renew an instance's lease, and replace what is known of it; an empty body only renews."""
-    instance_id = _instance_id(request)
+    registry = request.app[REGISTRY]
+    instance_id = request.match_info["instanceId"]
     body = await request.read()
+    registration = registry.store.get(instance_id)
+    known = registration.instance.info if registration is not None else None
+    if known is None:
+        check_instance_id(instance_id)
     beat = Beat(instance_id)
     if body:
-        info, status = views.read_instance(instance_id, body)
+        info, status = views.read_instance(instance_id, body, known)
         beat = Beat(instance_id, status=status, info=info)
-    return json_response(views.instance(await request.app[REGISTRY].heartbeat(beat, actor=actor(request))))
+    return json_response(views.instance(await registry.heartbeat(beat, actor=actor(request))))
 
 
 async def get_instance(request: web.Request) -> web.Response:
@@ -53,9 +60,7 @@ async def get_service(request: web.Request) -> web.Response:
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:  # noqa: ANN401 - whatever orjson takes
     """Answer with JSON."""
-    return web.Response(
-        body=orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE), status=status, content_type="application/json", charset="utf-8"
-    )
+    return web.Response(body=orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE), status=status, headers=_JSON)
 
 
 def _instance_id(request: web.Request) -> str:

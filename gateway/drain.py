@@ -21,16 +21,16 @@ class InFlight:
 
     def __enter__(self) -> None:
         self._count += 1
-        self._idle.clear()
 
     def __exit__(self, *_: object) -> None:
         self._count -= 1
-        if not self._count:
+        if self.draining and not self._count:
             self._idle.set()
 
     async def drain(self) -> None:
         """Return when every request has been handled; no new connections are to be accepted meanwhile."""
         self.draining = True
         await asyncio.sleep(SETTLE)
-        if self._count:
+        while self._count:
+            self._idle.clear()
             await self._idle.wait()

@@ -5,6 +5,7 @@ become JSON, or a page when a browser asks.
 """
 
 import ipaddress
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -21,6 +22,7 @@ from gateway.panel import error_page
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
 from luna_grpc.errors import InvalidArgumentError, LunaError, PermissionDeniedError
+from luna_grpc.model import shown
 
 PROTECTED: Final = "/registry/"
 PROBES: Final = frozenset({"/livez", "/readyz"})
@@ -39,6 +41,8 @@ class Guard:
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._addresses_too = settings.insecure  # asked for from elsewhere, and an address cannot be rebound
+        # Clients name the same few hosts over and over.
+        self._is_foreign = lru_cache(maxsize=1024)(self._is_foreign_host)
         self._origins = frozenset(origin.rstrip("/") for origin in settings.cors_origins)
 
     @property
@@ -90,14 +94,15 @@ class Guard:
             request[USER] = self._authenticator.user(request.headers.get("Authorization"))
         return await handler(request)
 
-    def _refuse_foreign_host(self, host: str | None) -> None:
-        if host is None:
-            return  # no browser: they always send one
+    def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if is_loopback(name) or name.lower() in self._hosts or (self._addresses_too and _is_address(name)):
+        return not (is_loopback(name) or name.lower() in self._hosts or (self._addresses_too and _is_address(name)))
+
+    def _refuse_foreign_host(self, host: str | None) -> None:
+        if host is None or not self._is_foreign(host):  # who sends none is no browser
             return
         raise PermissionDeniedError(
-            f"the Host name {name!r} is not answered to while the password is empty: set LUNA_AUTH_PASSWORD, "
+            f"the Host name {shown(host)} is not answered to while the password is empty: set LUNA_AUTH_PASSWORD, "
             "or add the name to LUNA_ALLOWED_HOSTS"
         )
 

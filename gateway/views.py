@@ -11,19 +11,25 @@ from luna_grpc.store import Registration, Service
 
 _REQUIRED: Final = ("instanceId", "name", "version", "url", "status")
 """What the original Luna required; the rest may be missing or null."""
+_STATUS: Final = {status.value: status for status in Status}
 
 
 # In
 
 
-def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
+def read_instance(instance_id: str, body: bytes, known: Info | None = None) -> tuple[Info, Status]:
     """Read an instance and its status; unknown fields, and those that only answers have, are ignored.
+
+    `known` is what is registered under the id: what has not changed since is not checked again, and comes back as the same object.
 
     Raises:
         InvalidArgumentError: the body is no JSON object, or a field is missing or wrong.
 
     """
     data = _object(body)
+    status = _STATUS.get(data.get("status", "")) if isinstance(data.get("status"), str) else None
+    if known is not None and status is not None and _is_known(data, known):
+        return known, status
     missing = [field for field in _REQUIRED if data.get(field) in (None, "")]
     if missing:
         raise InvalidArgumentError(
@@ -33,9 +39,8 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
         raise InvalidArgumentError(
             f"instanceId is {shown(data['instanceId'])} in the body, but {shown(instance_id)} in the path", field="instanceId"
         )
-    status = data["status"]
-    if status not in ("OK", "DOWN"):
-        raise InvalidArgumentError(f"status is {shown(status)}; it must be OK or DOWN", field="status")
+    if status is None:
+        raise InvalidArgumentError(f"status is {shown(data['status'])}; it must be OK or DOWN", field="status")
     info = Info.of(
         instance_id,
         name=_text(data, "name"),
@@ -45,7 +50,25 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
         weight=_weight(data.get("balancerOptions")),
         metadata=_metadata(data.get("metadata")),
     )
-    return info, Status(status)
+    return info, status
+
+
+def _is_known(data: Mapping[str, Any], known: Info) -> bool:
+    """Whether a body says letter by letter what is known already; most heartbeats do."""
+    options = data.get("balancerOptions")
+    weight = options.get("weight") if isinstance(options, dict) else None
+    return (
+        data.get("instanceId") == known.instance_id
+        and data.get("url") == known.url
+        and data.get("version") == known.version
+        and data.get("name") == known.name
+        and data.get("description", "") == known.description
+        and (options is None or isinstance(options, dict))
+        and (weight is None or type(weight) is int)
+        and weight == known.weight
+        and data.get("metadata", NO_METADATA) == known.metadata
+        and bool(known.version)
+    )
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -283,7 +283,10 @@ class HeartbeatStream:
         others: list[str] = []
         for instance_id in instance_ids:
             registration = bound.get(instance_id)
+            if registration is None and instance_id not in self._named:
+                registration = self._store.get(instance_id)  # its first mention
             if registration is not None and registration.live:
+                bound[instance_id] = registration
                 live.append(registration)
             else:
                 others.append(instance_id)
