@@ -52,47 +52,33 @@ class Guard:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             with self.in_flight:
-                response = await self._answer_or_refuse(request, handler)
+                try:
+                    response = self._answer_before(request) or await handler(request)
+                except Exception as error:  # noqa: BLE001 - each kind has its answer
+                    response = _refusal_of(request, error)
+            if self._origins:
+                self._allow_origin(request, response)
             if self.in_flight.draining:
                 response.force_close()
             return response
 
         return guard
 
-    async def _answer_or_refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            response = await self._answer(request, handler)
-        except LunaError as error:
-            response = _refusal(request, errors.status(error), errors.body(error))
-        except (web.RequestPayloadError, HttpProcessingError):
-            unreadable = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
-            response = _refusal(request, errors.status(unreadable), errors.body(unreadable))
-        except web.HTTPException as error:
-            if error.status < web.HTTPBadRequest.status_code:
-                raise
-            response = _refusal(request, error.status, _words(request, error))
-            if "Allow" in error.headers:
-                response.headers["Allow"] = error.headers["Allow"]
-        except Exception:
-            log.exception("failed", method=request.method, path=request.path)
-            response = _refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
-        self._allow_origin(request, response)
-        return response
-
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        path = request.path
+    def _answer_before(self, request: web.Request) -> web.StreamResponse | None:
+        """Refuse what may not reach its handler, by raising; answer what needs none."""
+        path, headers = request.path, request.headers
         if path in PROBES:
-            return await handler(request)
+            return None
         if self._check_host:
-            self._refuse_foreign_host(request.headers.get("Host"))
-        origin = request.headers.get("Origin")
+            self._refuse_foreign_host(headers.get("Host"))
+        origin = headers.get("Origin")
         if origin is not None:
-            if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            if request.method == "OPTIONS" and "Access-Control-Request-Method" in headers:
                 return web.Response(status=204)
             self._refuse_foreign_write(request, origin)
         if path.startswith(PROTECTED):
-            request[USER] = self._authenticator.user(request.headers.get("Authorization"))
-        return await handler(request)
+            request[USER] = self._authenticator.user(headers.get("Authorization"))
+        return None
 
     def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
@@ -117,8 +103,6 @@ class Guard:
         return origin in self._origins or "*" in self._origins
 
     def _allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
-        if not self._origins:
-            return
         response.headers.add("Vary", "Origin")
         origin = request.headers.get("Origin")
         if origin is not None and self._allowed(origin):
@@ -134,6 +118,25 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _refusal_of(request: web.Request, error: Exception) -> web.Response:
+    """Answer an error; redirections are raised on."""
+    match error:
+        case LunaError():
+            return _refusal(request, errors.status(error), errors.body(error))
+        case web.RequestPayloadError() | HttpProcessingError():
+            return _refusal_of(request, InvalidArgumentError("the body is not in the encoding that the headers name", field="body"))
+        case web.HTTPException(status=status) if status >= web.HTTPBadRequest.status_code:
+            response = _refusal(request, status, _words(request, error))
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+            return response
+        case web.HTTPException():
+            raise error
+        case _:
+            log.error("failed", method=request.method, path=request.path, exc_info=error)
+            return _refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
 
 
 def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:

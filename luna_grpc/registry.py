@@ -7,7 +7,7 @@ often (see `luna_grpc.sweeper`): only that turns instances DOWN, evicts them, an
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from luna_grpc.clock import MAX_ADVANCE, Clock
 from luna_grpc.errors import InvalidArgumentError, LunaError, NotFoundError, SupersededError
@@ -59,8 +59,7 @@ class LeasePolicy:
         return min(MAX_ADVANCE, max(self.ttl / 3, SHORTEST_STALL))
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """A heartbeat that may say more than "alive"."""
 
     instance_id: str
