@@ -5,8 +5,9 @@ import pytest
 from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, SupersededError
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
-from luna_grpc.registry import MAX_HOLD, Beat, HeartbeatStream, LeasePolicy, Registry
+from luna_grpc.registry import MAX_HOLD, Beat, LeasePolicy, Registry
 from luna_grpc.store import Registration
+from luna_grpc.streams import HeartbeatStream
 from support import FakeClock
 
 GRPC = Actor("admin", Door.GRPC, "test")
@@ -156,7 +157,7 @@ async def test_a_registry_that_was_deaf_blames_nobody_for_a_broken_stream(regist
     """Clients that got no answer have gone elsewhere, as they should; later breaks count again."""
     for wish in (OnDisconnect.MARK_DOWN, OnDisconnect.DEREGISTER):
         await register(registry)
-        before, after, later = (registry.stream(GRPC) for _ in range(3))
+        before, after, later = (HeartbeatStream(registry, GRPC) for _ in range(3))
         for stream in (before, after, later):
             stream.on_disconnect = wish
         await before.renew([ID])
@@ -230,7 +231,7 @@ async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Re
     """The failure of one concerns no other."""
     ids = [f"a:h:{number}" for number in range(1, 101)]
     registrations = [await register(registry, instance_id) for instance_id in ids[:-1]]
-    stream = registry.stream(GRPC)
+    stream = HeartbeatStream(registry, GRPC)
     for _ in range(2):  # the second time the ids are bound already
         clock.advance(0.5)
         failures = await stream.renew(ids)
@@ -241,7 +242,7 @@ async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Re
 async def test_a_stream_brings_back_what_had_expired(registry: Registry, clock: FakeClock) -> None:
     """A bare mention is a heartbeat like any other."""
     registration = await register(registry)
-    stream = registry.stream(GRPC)
+    stream = HeartbeatStream(registry, GRPC)
     assert await stream.renew([ID]) == []
     await live(registry, clock, 31)
     assert not registration.instance.up
@@ -252,7 +253,7 @@ async def test_a_stream_brings_back_what_had_expired(registry: Registry, clock: 
 async def test_a_replaced_worker_neither_renews_nor_takes_down_its_successor(registry: Registry, clock: FakeClock) -> None:
     """Whatever it still sends, and whenever its stream breaks."""
     old = await register(registry)
-    stream = registry.stream(GRPC)
+    stream = HeartbeatStream(registry, GRPC)
     stream.on_disconnect = OnDisconnect.DEREGISTER
     await stream.renew([ID])
     new = await register(registry)
@@ -274,7 +275,7 @@ async def test_a_past_generation_named_first_stays_bound(registry: Registry) -> 
     """A new stream of the old worker does not fall back to its successor; naming the current one binds anew."""
     old = await register(registry)
     new = await register(registry)
-    stream = registry.stream(GRPC)
+    stream = HeartbeatStream(registry, GRPC)
     with pytest.raises(SupersededError):
         await stream.beat(Beat(ID, generation=old.instance.generation))
     [(_, error)] = await stream.renew([ID])
@@ -287,7 +288,7 @@ async def test_a_generation_that_was_named_stays_bound_whatever_became_of_it(reg
     """The id was gone, or what was sent with it was wrong: its successor is not renewed by a bare mention."""
     old = await register(registry)
     await registry.deregister(ID, actor=GRPC)
-    gone, wrong = registry.stream(GRPC), registry.stream(GRPC)
+    gone, wrong = HeartbeatStream(registry, GRPC), HeartbeatStream(registry, GRPC)
     with pytest.raises(NotFoundError):
         await gone.beat(Beat(ID, generation=old.instance.generation))
     await register(registry)
@@ -303,7 +304,7 @@ async def test_a_generation_that_was_named_stays_bound_whatever_became_of_it(reg
 async def test_a_deregistered_id_stays_bound_to_its_generation(registry: Registry) -> None:
     """Whoever registers it again is someone else."""
     await register(registry)
-    stream = registry.stream(GRPC)
+    stream = HeartbeatStream(registry, GRPC)
     await stream.renew([ID])
     await registry.deregister(ID, actor=GRPC)
     [(_, error)] = await stream.renew([ID])
@@ -331,7 +332,7 @@ async def test_the_end_of_a_stream(
 ) -> None:
     """A break does what was asked for; a clean end does nothing."""
     await register(registry)
-    stream = registry.stream(GRPC)
+    stream = HeartbeatStream(registry, GRPC)
     stream.on_disconnect = wish
     await stream.renew([ID])
     await end(stream, broken=broken)
@@ -346,7 +347,7 @@ async def test_a_break_spares_what_someone_else_renewed_since(registry: Registry
     """Another stream, or a single heartbeat."""
     await register(registry, "a:h:1")
     await register(registry, "a:h:2")
-    broken, other = registry.stream(GRPC), registry.stream(GRPC)
+    broken, other = HeartbeatStream(registry, GRPC), HeartbeatStream(registry, GRPC)
     broken.on_disconnect = OnDisconnect.MARK_DOWN
     await broken.renew(["a:h:1", "a:h:2"])
     await other.renew(["a:h:1"])
@@ -360,7 +361,7 @@ async def test_a_disconnected_instance_comes_back_with_a_heartbeat_or_anew(regis
     """Its lease has ended, so registering needs no `replace`."""
     await register(registry)
     for _ in range(2):
-        stream = registry.stream(GRPC)
+        stream = HeartbeatStream(registry, GRPC)
         stream.on_disconnect = OnDisconnect.MARK_DOWN
         await stream.renew([ID])
         await end(stream, broken=True)

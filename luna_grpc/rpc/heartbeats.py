@@ -13,10 +13,10 @@ import grpc
 import structlog
 
 from luna_grpc.errors import LunaError
-from luna_grpc.registry import HeartbeatStream
 from luna_grpc.rpc import convert
 from luna_grpc.rpc.errors import Context, status_code
 from luna_grpc.store import Registration
+from luna_grpc.streams import HeartbeatStream
 from luna_grpc.v1 import registry_pb2 as pb
 
 log = structlog.get_logger("luna.grpc")

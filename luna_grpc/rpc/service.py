@@ -15,6 +15,7 @@ from luna_grpc.rpc.errors import Context, Handler, answers_errors
 from luna_grpc.rpc.heartbeats import HeartbeatCall
 from luna_grpc.rpc.listing import list_services
 from luna_grpc.rpc.watches import WatchCall
+from luna_grpc.streams import HeartbeatStream
 from luna_grpc.v1 import registry_pb2 as pb
 
 NAME: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
@@ -68,7 +69,7 @@ class RegistryService:
     @answers_errors
     async def stream_heartbeats(self, _: object, context: Context) -> None:
         """Serve StreamHeartbeats."""
-        call = HeartbeatCall(self._registry.stream(actor(context)), self._lease, context)
+        call = HeartbeatCall(HeartbeatStream(self._registry, actor(context)), self._lease, context)
         with self.heartbeat_streams.opened(call.end):
             await call.run()
 

@@ -1,0 +1,108 @@
+"""Heartbeat streams: which generation an id stands for, and what becomes of the instances when a stream breaks."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from luna_grpc.errors import LunaError, NotFoundError, SupersededError
+from luna_grpc.model import Actor, OnDisconnect
+from luna_grpc.registry import Beat, Registry
+from luna_grpc.store import Registration
+
+
+class HeartbeatStream:
+    """The heartbeats of one long-lived stream.
+
+    An id is bound to one generation at its first mention; from then on it renews that generation only, so a worker that was
+    replaced neither renews its successor nor takes it down.
+    """
+
+    def __init__(self, registry: Registry, actor: Actor) -> None:
+        self.on_disconnect = OnDisconnect.KEEP
+        self._registry = registry
+        self._store = registry.store
+        self._actor = actor
+        self._bound: dict[str, Registration] = {}
+        # Generations that were named and are not the current ones: bare mentions must not fall back to a successor.
+        self._named: dict[str, int] = {}
+
+    def bind(self, instance_id: str, generation: int) -> None:
+        """Let an id renew this generation only from now on, whatever becomes of the heartbeat that names it; 0 names none."""
+        if generation and generation != self._generation(instance_id):
+            self._bound.pop(instance_id, None)
+            self._named[instance_id] = generation
+
+    async def renew(self, instance_ids: Iterable[str]) -> list[tuple[str, LunaError]]:
+        """Renew leases as they are; return those that could not be, and why."""
+        bound = self._bound
+        live: list[Registration] = []
+        others: list[str] = []
+        for instance_id in instance_ids:
+            registration = bound.get(instance_id)
+            if registration is None and instance_id not in self._named:
+                registration = self._store.get(instance_id)  # its first mention
+            if registration is not None and registration.live:
+                bound[instance_id] = registration
+                live.append(registration)
+            else:
+                others.append(instance_id)
+        if live:
+            self._store.renew(live, self._registry.terms(self._actor, self))
+            self._registry.heartbeats += len(live)
+        failures: list[tuple[str, LunaError]] = []
+        for instance_id in others:
+            try:
+                await self.beat(Beat(instance_id))
+            except LunaError as error:
+                # Without its traceback, which would hold on to this very list.
+                failures.append((instance_id, error.with_traceback(None)))
+        return failures
+
+    async def beat(self, beat: Beat) -> None:
+        """Handle one heartbeat.
+
+        Raises:
+            LunaError: see `Registry.heartbeat`.
+
+        """
+        self.bind(beat.instance_id, beat.generation)
+        generation = self._generation(beat.instance_id)
+        try:
+            registration = await self._registry.heartbeat(
+                Beat(beat.instance_id, generation, beat.status, beat.info), actor=self._actor, holder=self
+            )
+        except SupersededError:
+            self._bound.pop(beat.instance_id, None)
+            self._named[beat.instance_id] = generation
+            raise
+        self._bound[beat.instance_id] = registration
+        self._named.pop(beat.instance_id, None)
+
+    def close(self, *, broken: bool) -> list[Registration]:
+        """End the stream; return the instances that are to be taken down for it, see `take_down`.
+
+        That is nobody, unless the stream broke, `on_disconnect` asks for it, and the registry itself was not deaf.
+        """
+        held = [registration for registration in self._bound.values() if self._holds(registration)]
+        self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
+        return held if broken and self.on_disconnect is not OnDisconnect.KEEP and not self._registry.deaf else []
+
+    async def take_down(self, registrations: Iterable[Registration]) -> None:
+        """Do what `on_disconnect` asks to those that no one else has renewed meanwhile."""
+        held = [registration for registration in registrations if self._holds(registration)]
+        if self.on_disconnect is OnDisconnect.MARK_DOWN:
+            await self._registry.disconnect(held, self._actor)
+            return
+        for registration in held:
+            instance = registration.instance
+            # Someone else may be faster when the store suspends; then there is nothing left to do.
+            with suppress(NotFoundError, SupersededError):
+                await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+
+    def _holds(self, registration: Registration) -> bool:
+        return registration.live and registration.holder is self
+
+    def _generation(self, instance_id: str) -> int:
+        registration = self._bound.get(instance_id)
+        if registration is not None:
+            return registration.instance.generation
+        return self._named.get(instance_id, 0)
