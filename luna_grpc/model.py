@@ -24,6 +24,8 @@ MAX_DESCRIPTION: Final = 1024
 MAX_URL: Final = 2048
 MAX_WEIGHT: Final = 2**32 - 1
 MAX_METADATA: Final = 64
+FEW: Final = 8
+"""Metadata with no more entries than this is shared between instances that have the same."""
 MAX_METADATA_KEY: Final = 128
 MAX_METADATA_VALUE: Final = 1024
 MAX_OWNER: Final = 128
@@ -264,7 +266,15 @@ def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
             raise InvalidArgumentError(
                 f"the metadata value of {shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
             )
+    if len(metadata) <= FEW and all(len(value) <= MAX_NAME for value in metadata.values()):
+        return _remembered_metadata(tuple(metadata.items()))
     return MappingProxyType({_shared(key): _shared(value) for key, value in metadata.items()})
+
+
+@lru_cache(maxsize=4096)
+def _remembered_metadata(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Return the same mapping for equal ones: most instances of a fleet have the same few labels."""
+    return MappingProxyType({_shared(key): _shared(value) for key, value in items})
 
 
 class Instance(NamedTuple):
