@@ -78,7 +78,8 @@ def channel(address: str, header: str | None = None) -> grpc.aio.Channel:
 
 def field_violation(error: grpc.aio.AioRpcError) -> str:
     """Return the field that the BadRequest in an error's details names; it has to be there."""
-    status = Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
+    [details] = [value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"]
+    status = Status.FromString(details)
     bad_request = BadRequest()
     assert status.details[0].Unpack(bad_request)
     [violation] = bad_request.field_violations
