@@ -126,35 +126,24 @@ async def p2() -> list[Row]:
 
 async def p3() -> list[Row]:
     """Streams with one id a message, 20 instances in turn."""
-    streams = 300
-    async with AsyncExitStack() as stack:
-        server, ids = await stack.enter_async_context(_filled())
-        bare = await stack.enter_async_context(servers.bare("grpc"))
-        messages = [
-            pb.StreamHeartbeatsRequest(instance_ids=[ids[n % 20]], sequence=n + 1).SerializeToString() for n in range(MESSAGES)
-        ]
-
-        async def run(port: int) -> float:
-            return MESSAGES * await load.call(port, SERVICE + "StreamHeartbeats", messages, calls=streams)
-
-        measured = _accepted(server, lambda: run(server.grpc), streams * MESSAGES)
-        figure, other = await in_turn(measured, lambda: run(bare))
-        rows = [Row("P3", "StreamHeartbeats, one id a message", figure, "messages/s", "bare, each answered", other, 2.0)]
-        etcd = await stack.enter_async_context(peers.etcd())
-        if etcd is not None:
-            figure, other = await in_turn(measured, lambda: peers.etcd_keepalives(etcd, calls=streams, messages=MESSAGES))
-            rows.append(Row("P3", "StreamHeartbeats, one id a message", figure, "messages/s", "etcd keepalive", other, 2.0))
-    return rows
+    return await _streams("P3", "one id a message", "messages/s", size=1, groups=20, streams=300, bounds=(2.0, 2.0))
 
 
 async def p4() -> list[Row]:
     """Streams with 100 ids a message, 1,000 instances in turn."""
-    streams, size = 60, 100
+    return await _streams("P4", "100 ids a message", "ids/s", size=100, groups=10, streams=60, bounds=(0.6, 30))
+
+
+async def _streams(
+    target: str, shape: str, unit: str, *, size: int, groups: int, streams: int, bounds: tuple[float, float]
+) -> list[Row]:
+    """Measure streams whose messages name `size` ids each, from `groups` groups in turn, beside the bare server and etcd."""
+    work = f"StreamHeartbeats, {shape}"
     async with AsyncExitStack() as stack:
         server, ids = await stack.enter_async_context(_filled())
         bare = await stack.enter_async_context(servers.bare("grpc"))
         messages = [
-            pb.StreamHeartbeatsRequest(instance_ids=ids[n % 10 * size :][:size], sequence=n + 1).SerializeToString()
+            pb.StreamHeartbeatsRequest(instance_ids=ids[n % groups * size :][:size], sequence=n + 1).SerializeToString()
             for n in range(MESSAGES)
         ]
 
@@ -163,11 +152,11 @@ async def p4() -> list[Row]:
 
         measured = _accepted(server, lambda: run(server.grpc), streams * MESSAGES * size)
         figure, other = await in_turn(measured, lambda: run(bare))
-        rows = [Row("P4", "StreamHeartbeats, 100 ids a message", figure, "ids/s", "bare, each answered", other, 0.6)]
+        rows = [Row(target, work, figure, unit, "bare, each answered", other, bounds[0])]
         etcd = await stack.enter_async_context(peers.etcd())
         if etcd is not None:
             figure, other = await in_turn(measured, lambda: peers.etcd_keepalives(etcd, calls=streams, messages=MESSAGES))
-            rows.append(Row("P4", "StreamHeartbeats, 100 ids a message", figure, "ids/s", "etcd keepalive", other, 30))
+            rows.append(Row(target, work, figure, unit, "etcd keepalive", other, bounds[1]))
     return rows
 
 
