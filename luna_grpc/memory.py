@@ -9,7 +9,7 @@ from typing import Final
 from luna_grpc.clock import Clock
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
 from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import REGISTRY, Actor, Info, Instance, Status, StatusReason
+from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason
 from luna_grpc.store import Registration, Service, Swept, Terms
 from luna_grpc.watch import Event, EventType, Feed
 
@@ -148,11 +148,11 @@ class MemoryStore:
         """End what has run out and evict what ended long ago."""
         due = self._leases.due(now, limit)
         for registration in due:
-            self._end(registration, StatusReason.LEASE_EXPIRED, now, REGISTRY)
+            self._end(registration, StatusReason.LEASE_EXPIRED, now, ITSELF)
         evicted = 0
         if now >= self._leases.held_until:
             for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
-                self._remove(self._registrations[instance_id], REGISTRY)
+                self._remove(self._registrations[instance_id], ITSELF)
                 evicted += 1
         return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit)
 

@@ -87,7 +87,7 @@ class Actor(NamedTuple):
     peer: str = ""
 
 
-REGISTRY: Final = Actor(user="", door=Door.INTERNAL)
+ITSELF: Final = Actor(user="", door=Door.INTERNAL)
 """The registry itself, when it declares a lease expired or evicts an instance."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from luna_grpc.memory import MemoryStore
-from luna_grpc.model import REGISTRY, Info, Status
+from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.serve import Running
 from luna_grpc.sweeper import FREEZE_AFTER, CollectorPolicy, sweep_once
@@ -30,7 +30,7 @@ async def test_everything_that_is_due_is_declared_in_slices_that_let_others_run(
     """20,000 leases that end at one instant."""
     registry = Registry(MemoryStore(clock), clock, LeasePolicy(ttl=1, warmup=0))
     for number in range(20_000):
-        await registry.register(Info.of(f"s{number % 100}:h:{number + 1}"), Status.OK, actor=REGISTRY)
+        await registry.register(Info.of(f"s{number % 100}:h:{number + 1}"), Status.OK, actor=ITSELF)
     turns = 0
 
     async def others() -> None:

@@ -39,11 +39,11 @@ def list_services(registry: Registry, request: pb.ListServicesRequest) -> pb.Lis
             response.next_page_token = _token(service.name, "")
             break
         page = convert.service(service)
-        last = ""
-        for instance in _instances(service, after if service.name == name else ""):
+        last = after if service.name == name else ""
+        for instance in _instances(service, last):
             room -= instance.ByteSize()
             if room < 0 and (response.services or page.instances):
-                response.next_page_token = _token(service.name, last or (after if service.name == name else ""))
+                response.next_page_token = _token(service.name, last)
                 break
             page.instances.append(instance)
             last = instance.instance_id

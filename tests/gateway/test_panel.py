@@ -10,7 +10,7 @@ from aiohttp import ClientSession
 from yarl import URL
 
 from gateway.panel import HEADERS, ago
-from luna_grpc.model import REGISTRY, Info, Status, StatusReason
+from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.serve import Running
 from support import instance_json
 
@@ -74,7 +74,7 @@ async def test_a_service_shows_its_instances(rest: ClientSession, server: Runnin
     said = {"balancerOptions": {"weight": 7}, "metadata": {"zone": "eu-1"}, "version": "1.2.3-rc1"}
     await rest.post("/registry/v1/instances/a:h:1", json=instance_json("a:h:1", **said))
     await rest.post("/registry/v1/instances/a:h:2", json=instance_json("a:h:2"))
-    await server.registry.store.end([server.registry.get("a:h:2")], StatusReason.LEASE_EXPIRED, now=0, actor=REGISTRY)
+    await server.registry.store.end([server.registry.get("a:h:2")], StatusReason.LEASE_EXPIRED, now=0, actor=ITSELF)
     page = await get(rest, f"{LIST}a")
     for words in (
         "a:h:1",
@@ -97,7 +97,7 @@ async def test_a_service_shows_its_instances(rest: ClientSession, server: Runnin
 async def test_hostile_data_is_text(rest: ClientSession, server: Running, name: str) -> None:
     """It is shown as it is, makes no elements and breaks no link."""
     info = Info.of("x:h:1", name=name, description=name, version=name[:64], url=f"http://h/{quote(name)}", metadata={name: name})
-    await server.registry.register(info, Status.OK, actor=REGISTRY)
+    await server.registry.register(info, Status.OK, actor=ITSELF)
     page = await get(rest)
     assert page.text.count(name) == 2
     [link] = [

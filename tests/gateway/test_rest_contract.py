@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientResponse, ClientSession
 from yarl import URL
 
-from luna_grpc.model import REGISTRY, StatusReason
+from luna_grpc.model import ITSELF, StatusReason
 from luna_grpc.serve import Running, running
 from support import basic, instance_json, session, settings_for_tests
 
@@ -60,7 +60,7 @@ async def test_post_of_a_registered_id(rest: ClientSession) -> None:
 async def test_post_over_an_expired_registration(rest: ClientSession, server: Running) -> None:
     """201: a crashed service that comes back."""
     await rest.post(PATH, json=instance_json(ID))
-    await server.registry.store.end([server.registry.get(ID)], StatusReason.LEASE_EXPIRED, now=0, actor=REGISTRY)
+    await server.registry.store.end([server.registry.get(ID)], StatusReason.LEASE_EXPIRED, now=0, actor=ITSELF)
     assert (await (await rest.get(PATH)).json())["statusReason"] == "LEASE_EXPIRED"
     response = await rest.post(PATH, json=instance_json(ID))
     assert (response.status, (await response.json())["status"]) == (201, "OK")

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from luna_grpc.model import REGISTRY, Info, Status
+from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.registry import Beat
 from luna_grpc.rpc import heartbeats, listing, watches
 from luna_grpc.serve import Running, running
@@ -145,7 +145,7 @@ async def fill(server: Running, services: int, instances: int = 1, **said: Any) 
         for number in range(1, instances + 1):
             status = Status.OK if service % 2 == 0 else Status.DOWN
             info = Info.of(f"s{service:03}:h:{number}", **said)
-            await server.registry.register(info, status, actor=REGISTRY)
+            await server.registry.register(info, status, actor=ITSELF)
 
 
 async def pages(stub: Stub, **request: Any) -> list[pb.ListServicesResponse]:
@@ -296,7 +296,7 @@ async def test_one_stream_many_instances_and_many_streams_one_instance(stub: Stu
     """1,000 instances in messages of 100, with one unknown among them; a second stream renews one of them too."""
     ids = [f"a:h:{number}" for number in range(1, 1000)]
     for instance_id in ids:
-        await server.registry.register(Info.of(instance_id), Status.OK, actor=REGISTRY)
+        await server.registry.register(Info.of(instance_id), Status.OK, actor=ITSELF)
     ids.append("a:h:1000")
     before = {instance_id: server.registry.get(instance_id).deadline for instance_id in ids[:-1]}
     one, two = stub.StreamHeartbeats(), stub.StreamHeartbeats()
@@ -449,4 +449,4 @@ async def test_the_two_doors_share_one_store(stub: Stub, server: Running, rest: 
     await rest.delete(f"/registry/v1/instances/{ID}")
     assert (await anext(watch)).events[0].type == pb.EVENT_TYPE_REMOVED
     with pytest.raises(Exception, match="not registered"):
-        await server.registry.heartbeat(Beat(ID), actor=REGISTRY)
+        await server.registry.heartbeat(Beat(ID), actor=ITSELF)
