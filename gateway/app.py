@@ -5,17 +5,18 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway import api, panel
-from gateway.guard import Guard
-from gateway.keys import REGISTRY
+from gateway.api import Api
+from gateway.guard import Guard, Handler
 from gateway.negotiate import prefers_json
+from gateway.panel import Panel, static_file
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
 
+PROTECTED: Final = "/registry/"
 PREFIX: Final = "/registry/v1"
 MAX_BODY: Final = 100 * 1024
 CUT_OFF: Final = 0.1
@@ -34,11 +35,11 @@ class RestServer:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.ready = False
-        guard = Guard(authenticator, settings)
-        self._in_flight = guard.in_flight
+        self._registry = registry
+        self._guard = Guard(authenticator, settings)
+        self._in_flight = self._guard.in_flight
         self._grace = settings.shutdown_grace
-        self.app = web.Application(middlewares=[guard.middleware], client_max_size=MAX_BODY)
-        self.app[REGISTRY] = registry
+        self.app = web.Application(client_max_size=MAX_BODY)
         self._add_routes()
         self._runner = web.AppRunner(
             self.app,
@@ -76,26 +77,47 @@ class RestServer:
         await self._runner.cleanup()
 
     def _add_routes(self) -> None:
+        api, panel, guard = Api(self._registry), Panel(self._registry), self._guard
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
-        self.app.add_routes(
-            [
-                web.get("/", _to_panel),
-                web.get("/livez", _livez),
-                web.get("/readyz", self._readyz),
-                web.post(instance, api.post_instance),
-                web.put(instance, api.put_instance),
-                web.get(instance, api.get_instance),
-                web.delete(instance, api.delete_instance),
-                web.get(PREFIX + "/services", _services),
-                web.get(PREFIX + "/services/", _services),
-                web.get(PREFIX + "/services/json", api.get_services),
-                web.get(PREFIX + "/services/{name:[^/]+}", _service),
-                web.get(PREFIX + "/static/{file}", panel.static_file),
-            ]
-        )
+        services = _negotiated(api.get_services, panel.services_page)
+        protected: list[tuple[str, str, Handler]] = [
+            (hdrs.METH_POST, instance, api.post_instance),
+            (hdrs.METH_PUT, instance, api.put_instance),
+            (hdrs.METH_GET, instance, api.get_instance),
+            (hdrs.METH_DELETE, instance, api.delete_instance),
+            (hdrs.METH_GET, PREFIX + "/services", services),
+            (hdrs.METH_GET, PREFIX + "/services/", services),
+            (hdrs.METH_GET, PREFIX + "/services/json", api.get_services),
+            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", _negotiated(api.get_service, panel.service_page)),
+            (hdrs.METH_GET, PREFIX + "/static/{file}", static_file),
+        ]
+        routes = [
+            *((method, path, guard.protect(handler)) for method, path, handler in protected),
+            (hdrs.METH_GET, "/", guard.open(_to_panel)),
+            (hdrs.METH_GET, "/livez", guard.probe(_livez)),
+            (hdrs.METH_GET, "/readyz", guard.probe(self._readyz)),
+        ]
+        for method, path, handler in routes:
+            self.app.router.add_route(method, path, handler)
+            if method == hdrs.METH_GET:
+                self.app.router.add_route(hdrs.METH_HEAD, path, handler)
+        # Last: whatever is none of these.
+        self.app.router.add_route(hdrs.METH_ANY, "/{path:.*}", guard.open(self._elsewhere))
 
-    async def _readyz(self, request: web.Request) -> web.Response:
-        registry = request.app[REGISTRY]
+    async def _elsewhere(self, request: web.Request, _: str) -> web.Response:
+        """Answer what a browser asks before it asks, and refuse the rest."""
+        if request.method == hdrs.METH_OPTIONS and self._guard.preflight(request):
+            return web.Response(status=204)
+        if request.path.startswith(PROTECTED):
+            self._guard.user(request)
+        allowed: set[str] = set()
+        for resource in self.app.router.resources():
+            allowed |= (await resource.resolve(request))[1]
+        allowed.discard(hdrs.METH_ANY)
+        raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
+
+    async def _readyz(self, request: web.Request, _: str) -> web.Response:
+        registry = self._registry
         lines = ["ok" if self.ready else "not ready"]
         if "verbose" in request.query:
             lines.append(f"serving: {'yes' if self.ready else 'no, starting or stopping'}")
@@ -105,22 +127,20 @@ class RestServer:
         return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
 
 
-async def _to_panel(_: web.Request) -> web.Response:
-    raise web.HTTPFound(PREFIX + "/services/")
+async def _to_panel(_: web.Request, __: str) -> web.Response:
+    return web.Response(status=302, headers={hdrs.LOCATION: PREFIX + "/services/"})
 
 
-async def _livez(_: web.Request) -> web.Response:
+async def _livez(_: web.Request, __: str) -> web.Response:
     return web.Response(text="ok\n")
 
 
-async def _services(request: web.Request) -> web.Response:
-    return _negotiated(await (api.get_services if prefers_json(request) else panel.services_page)(request))
+def _negotiated(as_json: Handler, as_page: Handler) -> Handler:
+    """Answer with what the client prefers."""
 
+    async def handler(request: web.Request, user: str) -> web.Response:
+        response = await (as_json if prefers_json(request) else as_page)(request, user)
+        response.headers[hdrs.VARY] = "Accept"
+        return response
 
-async def _service(request: web.Request) -> web.Response:
-    return _negotiated(await (api.get_service if prefers_json(request) else panel.service_page)(request))
-
-
-def _negotiated(response: web.Response) -> web.Response:
-    response.headers["Vary"] = "Accept"
-    return response
+    return handler

@@ -2,21 +2,23 @@
 
 In this order: the Host name (DNS rebinding), cross-origin rules, credentials, then the handler. Errors of the domain and of HTTP
 become JSON, or a page when a browser asks.
+
+Handlers are wrapped when their routes are made, and no middleware is used: aiohttp's way to call one costs as much as all the rules
+together, on each heartbeat.
 """
 
 import ipaddress
-from functools import lru_cache
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, wraps
+from typing import Any, Final, TypeAlias
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.typedefs import Handler, Middleware
 
 from gateway import errors
 from gateway.api import json_response
 from gateway.drain import InFlight
-from gateway.keys import USER
 from gateway.negotiate import prefers_html
 from gateway.panel import error_page
 from luna_grpc.auth import CHALLENGE, Authenticator
@@ -24,8 +26,9 @@ from luna_grpc.config import Settings, is_loopback
 from luna_grpc.errors import InvalidArgumentError, LunaError, PermissionDeniedError
 from luna_grpc.model import shown
 
-PROTECTED: Final = "/registry/"
-PROBES: Final = frozenset({"/livez", "/readyz"})
+Handler: TypeAlias = Callable[[web.Request, str], Awaitable[web.Response]]
+"""Answers a request of the user whose name comes with it."""
+Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -45,40 +48,59 @@ class Guard:
         self._is_foreign = lru_cache(maxsize=1024)(self._is_foreign_host)
         self._origins = frozenset(origin.rstrip("/") for origin in settings.cors_origins)
 
-    @property
-    def middleware(self) -> Middleware:
-        """The rules as aiohttp wants them."""
+    def protect(self, handler: Handler) -> Guarded:
+        """Let a handler answer those who may ask."""
+        return self._wrapped(handler, self.user)
 
-        @web.middleware
-        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            with self.in_flight:
+    def open(self, handler: Handler) -> Guarded:
+        """Let a handler answer without credentials; it is given no user."""
+        return self._wrapped(handler, self._check_origin)
+
+    def probe(self, handler: Handler) -> Guarded:
+        """Let a handler answer everyone, whatever the host is called."""
+        return self._wrapped(handler, lambda _: "")
+
+    def user(self, request: web.Request) -> str:
+        """Return the name of the user behind a request.
+
+        Raises:
+            PermissionDeniedError: the Host name or the origin is not one to be answered.
+            UnauthenticatedError: see `Authenticator.user`.
+
+        """
+        self._check_origin(request)
+        return self._authenticator.user(request.headers.get(hdrs.AUTHORIZATION))
+
+    def preflight(self, request: web.Request) -> bool:
+        """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
+        return hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+
+    def _wrapped(self, handler: Handler, admit: Callable[[web.Request], str]) -> Guarded:
+        in_flight, origins = self.in_flight, self._origins
+
+        @wraps(handler)
+        async def guarded(request: web.Request) -> web.Response:
+            with in_flight:
                 try:
-                    response = self._answer_before(request) or await handler(request)
+                    response = await handler(request, admit(request))
                 except Exception as error:  # noqa: BLE001 - each kind has its answer
-                    response = _refusal_of(request, error)
-            if self._origins:
+                    response = self._refusal_of(request, error)
+            if origins:
                 self._allow_origin(request, response)
-            if self.in_flight.draining:
+            if in_flight.draining:
                 response.force_close()
             return response
 
-        return guard
+        return guarded
 
-    def _answer_before(self, request: web.Request) -> web.StreamResponse | None:
-        """Refuse what may not reach its handler, by raising; answer what needs none."""
-        path, headers = request.path, request.headers
-        if path in PROBES:
-            return None
+    def _check_origin(self, request: web.Request) -> str:
+        headers = request.headers
         if self._check_host:
-            self._refuse_foreign_host(headers.get("Host"))
-        origin = headers.get("Origin")
+            self._refuse_foreign_host(headers.get(hdrs.HOST))
+        origin = headers.get(hdrs.ORIGIN)
         if origin is not None:
-            if request.method == "OPTIONS" and "Access-Control-Request-Method" in headers:
-                return web.Response(status=204)
             self._refuse_foreign_write(request, origin)
-        if path.startswith(PROTECTED):
-            request[USER] = self._authenticator.user(headers.get("Authorization"))
-        return None
+        return ""
 
     def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
@@ -111,6 +133,38 @@ class Guard:
             response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
             response.headers["Access-Control-Max-Age"] = "600"
 
+    def _refusal_of(self, request: web.Request, error: Exception) -> web.Response:
+        match error:
+            case LunaError():
+                return self._refusal(request, errors.status(error), errors.body(error))
+            case web.RequestPayloadError() | HttpProcessingError():
+                encoding = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
+                return self._refusal(request, errors.status(encoding), errors.body(encoding))
+            case web.HTTPException():
+                response = self._refusal(request, error.status, _words(request, error))
+                if hdrs.ALLOW in error.headers:
+                    response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+                return response
+            case _:
+                log.error("failed", method=request.method, path=request.path, exc_info=error)
+                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
+
+    def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
+        if prefers_html(request):
+            response = error_page(status, body["error"], signed_in=self._is_signed_in(request))
+        else:
+            response = json_response(body, status=status)
+        if status == web.HTTPUnauthorized.status_code:
+            response.headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE
+        return response
+
+    def _is_signed_in(self, request: web.Request) -> bool:
+        try:
+            self.user(request)
+        except LunaError:
+            return False
+        return True
+
 
 def _is_address(name: str) -> bool:
     try:
@@ -118,25 +172,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refusal_of(request: web.Request, error: Exception) -> web.Response:
-    """Answer an error; redirections are raised on."""
-    match error:
-        case LunaError():
-            return _refusal(request, errors.status(error), errors.body(error))
-        case web.RequestPayloadError() | HttpProcessingError():
-            return _refusal_of(request, InvalidArgumentError("the body is not in the encoding that the headers name", field="body"))
-        case web.HTTPException(status=status) if status >= web.HTTPBadRequest.status_code:
-            response = _refusal(request, status, _words(request, error))
-            if "Allow" in error.headers:
-                response.headers["Allow"] = error.headers["Allow"]
-            return response
-        case web.HTTPException():
-            raise error
-        case _:
-            log.error("failed", method=request.method, path=request.path, exc_info=error)
-            return _refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
 
 
 def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
@@ -150,10 +185,3 @@ def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
     if error.status == web.HTTPRequestEntityTooLarge.status_code:
         answer["field"] = "body"
     return answer
-
-
-def _refusal(request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
-    response = error_page(request, status, body["error"]) if prefers_html(request) else json_response(body, status=status)
-    if status == web.HTTPUnauthorized.status_code:
-        response.headers["WWW-Authenticate"] = CHALLENGE
-    return response

@@ -2,18 +2,19 @@
 
 import hashlib
 import shlex
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gateway.keys import REGISTRY, USER
 from luna_grpc import __version__
 from luna_grpc.model import StatusReason
+from luna_grpc.registry import Registry
 from luna_grpc.store import Registration, Service
 
 HEADERS: Final = {
@@ -34,6 +35,9 @@ _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
 _LIST: Final = "/registry/v1/services/"
+PAGE: Final = 100
+"""Rows of a list on one page."""
+MAX_DIGITS: Final = 10
 _RELOAD: Final = ""
 """As a link: the page that it stands on."""
 _ERRORS: Final[dict[int, tuple[str, str, str, str]]] = {
@@ -104,7 +108,7 @@ templates.globals["luna_version"] = __version__
 templates.filters["segment"] = segment
 
 
-async def static_file(request: web.Request) -> web.Response:
+async def static_file(request: web.Request, _: str) -> web.Response:
     """Serve what pages load."""
     file = _STATIC.get(request.match_info["file"])
     if file is None:
@@ -113,39 +117,81 @@ async def static_file(request: web.Request) -> web.Response:
     return web.Response(body=file.body, content_type=file.content_type, headers=headers)
 
 
-async def services_page(request: web.Request) -> web.Response:
-    """Show all services."""
-    registry = request.app[REGISTRY]
-    services = [_service(service) for service in registry.services()]
-    services.sort(key=lambda service: (service["status"] == "UP", service["name"].lower()))
-    up = sum(service["status"] == "UP" for service in services)
-    counts = {
-        "up": up,
-        "down": len(services) - up,
-        "instances_up": sum(service["up"] for service in services),
-        "instances": sum(service["total"] for service in services),
-    }
-    example = _example(request, registry.policy.ttl)
-    return _page("services.html", services=services, counts=counts, warming=registry.warming, example=example)
+class Panel:
+    """The handlers; each is given a request and the name of the user behind it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def services_page(self, request: web.Request, user: str) -> web.Response:
+        """Show all services, a page at a time."""
+        registry = self._registry
+        services = list(registry.services())
+        services.sort(key=lambda service: (service.up > 0, service.name.lower()))
+        down = sum(not service.up for service in services)
+        counts = {
+            "up": len(services) - down,
+            "down": down,
+            "instances_up": sum(service.up for service in services),
+            "instances": registry.store.count(),
+        }
+        pages = Pages.of(request, len(services))
+        return _page(
+            "services.html",
+            services=[_service(service) for service in services[pages.start : pages.end]],
+            counts=counts,
+            pages=pages,
+            warming=registry.warming,
+            example=_example(request, user, registry.policy.ttl),
+        )
+
+    async def service_page(self, request: web.Request, _: str) -> web.Response:
+        """Show one service with its instances, a page at a time."""
+        service = self._registry.service(request.match_info["name"])
+        now = datetime.now(UTC)
+        registrations = sorted(service.registrations, key=lambda each: (each.instance.up, each.instance.info.instance_id))
+        pages = Pages.of(request, len(registrations))
+        instances = [_instance(registration, now) for registration in registrations[pages.start : pages.end]]
+        return _page("service.html", service=_service(service), instances=instances, pages=pages)
 
 
-async def service_page(request: web.Request) -> web.Response:
-    """Show one service with its instances."""
-    service = request.app[REGISTRY].service(request.match_info["name"])
-    now = datetime.now(UTC)
-    instances = [_instance(registration, now) for registration in service.registrations]
-    instances.sort(key=lambda instance: (instance["status"] == "OK", instance["id"]))
-    return _page("service.html", service=_service(service), instances=instances)
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Which part of a long list is shown."""
+
+    number: int
+    """The page shown, from 1."""
+    last: int
+    total: int
+    """Rows on all pages."""
+
+    @classmethod
+    def of(cls, request: web.Request, total: int) -> Self:
+        """Read `page` from the query; what is no page there is the first or the last one."""
+        last = max(1, -(-total // PAGE))
+        asked = request.query.get("page", "")
+        number = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < MAX_DIGITS else 1
+        return cls(max(1, min(number, last)), last, total)
+
+    @property
+    def start(self) -> int:
+        """The index of the first row shown."""
+        return (self.number - 1) * PAGE
+
+    @property
+    def end(self) -> int:
+        """The index after the last row shown."""
+        return min(self.start + PAGE, self.total)
 
 
-def error_page(request: web.Request, status: int, message: str) -> web.Response:
+def error_page(status: int, message: str, *, signed_in: bool) -> web.Response:
     """Show what went wrong, and what to do next."""
     title, words, href, link = _ERRORS.get(status, _OTHER_ERROR)
     return _page(
         "error.html",
         status_code=status,
         # To others the style sheet is refused as well, and fetching it would make their browser ask for a password (once more).
-        signed_in=USER in request,
+        signed_in=signed_in,
         status=status,
         title=title,
         message=_sentence(message),
@@ -197,9 +243,8 @@ def _moment(moment: datetime, now: datetime) -> dict[str, str]:
     }
 
 
-def _example(request: web.Request, ttl: float) -> dict[str, str]:
+def _example(request: web.Request, user: str, ttl: float) -> dict[str, str]:
     """Return what the commands that register a first instance need, quoted for the reader's shell."""
-    user = request[USER]
     return {
         "user": user,
         "credentials": shlex.quote(f"{user}:"),

@@ -6,8 +6,8 @@ from typing import Any, Final
 import orjson
 
 from luna_grpc.errors import InvalidArgumentError
-from luna_grpc.model import NO_METADATA, Info, Status, shown
-from luna_grpc.store import Registration, Service
+from luna_grpc.model import NO_METADATA, Info, Instance, Status, shown
+from luna_grpc.store import Service
 
 _REQUIRED: Final = ("instanceId", "name", "version", "url", "status")
 """What the original Luna required; the rest may be missing or null."""
@@ -116,9 +116,8 @@ def _metadata(metadata: object) -> Mapping[str, str]:
 # Out
 
 
-def instance(registration: Registration) -> dict[str, Any]:
-    """Write an instance."""
-    now = registration.instance
+def instance(now: Instance, last_heartbeat: int) -> dict[str, Any]:
+    """Write an instance; `last_heartbeat` is in milliseconds since the epoch."""
     said = now.info
     answer: dict[str, Any] = {
         "instanceId": said.instance_id,
@@ -128,7 +127,7 @@ def instance(registration: Registration) -> dict[str, Any]:
         "url": said.url,
         "status": now.status,
         "balancerOptions": {} if said.weight is None else {"weight": said.weight},
-        "last_heartbeat": registration.last_heartbeat,
+        "last_heartbeat": last_heartbeat,
         "statusReason": now.reason,
         "registeredAt": now.registered_at,
     }
@@ -138,10 +137,10 @@ def instance(registration: Registration) -> dict[str, Any]:
 
 
 def service(service: Service) -> dict[str, Any]:
-    """Write a service with its instances."""
-    return {
-        "name": service.name,
-        "description": service.description,
-        "status": service.status,
-        "instances": [instance(registration) for registration in service.registrations],
-    }
+    """Write a service, with room for its instances."""
+    return {"name": service.name, "description": service.description, "status": service.status, "instances": []}
+
+
+def moment(service: Service) -> list[tuple[Instance, int]]:
+    """Return what `instance` takes, for each instance of a service: it stays the same whatever changes later."""
+    return [(registration.instance, registration.last_heartbeat) for registration in service.registrations]
