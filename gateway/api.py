@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from gateway import views
 from luna_grpc.model import Actor, Door, check_instance_id
 from luna_grpc.registry import Beat, Registry
+from luna_grpc.store import Echo
 
 SLICE: Final = 500
 """Instances written before others get their turn: some 2 ms."""
@@ -27,27 +28,28 @@ class Api:
         instance_id = _instance_id(request)
         info, status = views.read_instance(instance_id, await request.read())
         registration = await self._registry.register(info, status, actor=_actor(request, user))
-        return json_response(views.instance(registration.instance, registration.last_heartbeat), status=201)
+        return _json(views.instance(registration.instance, registration.last_heartbeat), status=201)
 
     async def put_instance(self, request: web.Request, user: str) -> web.Response:
         """Renew an instance's lease, and replace what is known of it; an empty body only renews."""
         instance_id = request.match_info["instanceId"]
         body = await request.read()
-        registration = self._registry.store.get(instance_id)
-        known = registration.instance.info if registration is not None else None
-        if known is None:
-            check_instance_id(instance_id)
-        beat = Beat(instance_id)
-        if body:
-            info, status = views.read_instance(instance_id, body, known)
-            beat = Beat(instance_id, 0, status, info)
+        said = hash(body)
+        known = self._registry.store.get(instance_id)
+        if known is not None and known.echo is not None and known.echo.repeated_by(said, known):
+            self._registry.renew((known,), Door.REST)
+            return _json(views.heard(known.echo.answer, known.last_heartbeat))
+        beat = _beat(check_instance_id(instance_id), body)
         renewed = await self._registry.heartbeat(beat, actor=_actor(request, user))
-        return json_response(views.instance(renewed.instance, renewed.last_heartbeat))
+        answer = views.all_but_last_heartbeat(renewed.instance)
+        if beat.repeats(renewed.instance):  # else someone has changed it since
+            renewed.echo = Echo(said, renewed.instance, answer)
+        return _json(views.heard(answer, renewed.last_heartbeat))
 
     async def get_instance(self, request: web.Request, _: str) -> web.Response:
         """Show an instance."""
         registration = self._registry.get(_instance_id(request))
-        return json_response(views.instance(registration.instance, registration.last_heartbeat))
+        return _json(views.instance(registration.instance, registration.last_heartbeat))
 
     async def delete_instance(self, request: web.Request, user: str) -> web.Response:
         """Deregister an instance."""
@@ -61,7 +63,7 @@ class Api:
         for service, instances in moments:
             for start in range(0, len(instances), SLICE):
                 part = instances[start : start + SLICE]
-                service["instances"] += [orjson.Fragment(orjson.dumps(views.instance(*instance))) for instance in part]
+                service["instances"] += [orjson.Fragment(views.instance(*instance)) for instance in part]
                 since_rest += len(part)
                 if since_rest >= SLICE:
                     since_rest = 0
@@ -71,12 +73,24 @@ class Api:
     async def get_service(self, request: web.Request, _: str) -> web.Response:
         """Show one service."""
         service = self._registry.service(request.match_info["name"])
-        return json_response({**views.service(service), "instances": [views.instance(*each) for each in views.moment(service)]})
+        instances = [orjson.Fragment(views.instance(*instance)) for instance in views.moment(service)]
+        return json_response({**views.service(service), "instances": instances})
 
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:  # noqa: ANN401 - whatever orjson takes
     """Answer with JSON."""
-    return web.Response(body=orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE), status=status, headers=_JSON)
+    return _json(orjson.dumps(data), status=status)
+
+
+def _json(body: bytes, *, status: int = 200) -> web.Response:
+    return web.Response(body=body + b"\n", status=status, headers=_JSON)
+
+
+def _beat(instance_id: str, body: bytes) -> Beat:
+    if not body:
+        return Beat(instance_id)
+    info, status = views.read_instance(instance_id, body)
+    return Beat(instance_id, status=status, info=info)
 
 
 def _actor(request: web.Request, user: str) -> Actor:

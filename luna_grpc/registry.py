@@ -4,7 +4,7 @@ Nothing here does I/O or reads the clock of the machine; time comes from the inj
 often (see `luna_grpc.sweeper`): only that turns instances DOWN, evicts them, and ends the time of warming up.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from luna_grpc.model import (
     Actor,
     Door,
     Info,
+    Instance,
     ServiceStatus,
     Status,
     StatusReason,
@@ -68,6 +69,14 @@ class Beat(NamedTuple):
     info: Info | None = None
     """None: as registered."""
 
+    def repeats(self, instance: Instance) -> bool:
+        """Whether it says nothing that is not known of an instance."""
+        return (
+            self.generation in (0, instance.generation)
+            and (self.status is None or self.status is instance.reported)
+            and (self.info is None or self.info == instance.info)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
@@ -85,6 +94,7 @@ class Registry:
         self.store = store
         self.policy = policy
         self._clock = clock
+        self._rest_ttl = policy.ttl * (1 + policy.rest_slack)
         self.heartbeats = 0
         """How many heartbeats were accepted since the start, whatever way they came."""
         self._warm_at = clock.now() + policy.warmup
@@ -105,7 +115,15 @@ class Registry:
         """
         if len(owner) > MAX_OWNER:
             raise InvalidArgumentError(f"owner has {len(owner)} characters; at most {MAX_OWNER} are allowed", field="owner")
-        return await self.store.register(info, status, owner=owner, replace=replace, terms=self.terms(actor), actor=actor)
+        return await self.store.register(info, status, owner=owner, replace=replace, terms=self._terms(actor.door), actor=actor)
+
+    def renew(self, registrations: Collection[Registration], door: Door, holder: object = None) -> None:
+        """Renew leases, all of them live, as they are: heartbeats that say nothing new.
+
+        `holder` is the stream that they came by.
+        """
+        self.store.renew(registrations, self._terms(door, holder))
+        self.heartbeats += len(registrations)
 
     async def heartbeat(self, beat: Beat, *, actor: Actor, holder: object = None) -> Registration:
         """Renew one lease, and change what the heartbeat says.
@@ -115,16 +133,19 @@ class Registry:
             SupersededError: the generation is not the current one.
 
         """
-        terms = self.terms(actor, holder)
         registration = self.store.get(beat.instance_id)
-        if registration is not None and registration.live and _says_nothing_new(beat, registration):
-            self.store.renew((registration,), terms)
-            self.heartbeats += 1
+        if registration is not None and registration.live and beat.repeats(registration.instance):
+            self.renew((registration,), actor.door, holder)
             return registration
         if registration is None:
             raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
         changed = await self.store.change(
-            beat.instance_id, generation=beat.generation, info=beat.info, reported=beat.status, terms=terms, actor=actor
+            beat.instance_id,
+            generation=beat.generation,
+            info=beat.info,
+            reported=beat.status,
+            terms=self._terms(actor.door, holder),
+            actor=actor,
         )
         self.heartbeats += 1
         return changed
@@ -144,11 +165,9 @@ class Registry:
         """End the leases of instances whose connection broke."""
         await self.store.end(registrations, StatusReason.DISCONNECTED, now=self._clock.now(), actor=actor)
 
-    def terms(self, actor: Actor, holder: object = None) -> Terms:
-        """Return what a heartbeat grants that comes now, from `actor`, by the stream `holder`."""
-        ttl = self.policy.ttl
-        if actor.door is Door.REST:
-            ttl *= 1 + self.policy.rest_slack
+    def _terms(self, door: Door, holder: object = None) -> Terms:
+        """Return what a heartbeat grants that comes now."""
+        ttl = self._rest_ttl if door is Door.REST else self.policy.ttl
         return Terms(self._clock.now() + ttl, self._clock.wall_ms(), holder)
 
     # Reading
@@ -236,12 +255,3 @@ class Registry:
             self._held_since = now
         ttl = self.policy.ttl
         self.store.hold(min(now + ttl, self._held_since + MAX_HOLD * ttl))
-
-
-def _says_nothing_new(beat: Beat, registration: Registration) -> bool:
-    instance = registration.instance
-    return (
-        beat.generation in (0, instance.generation)
-        and (beat.status is None or beat.status is instance.reported)
-        and (beat.info is None or beat.info == instance.info)
-    )

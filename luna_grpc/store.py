@@ -17,6 +17,21 @@ from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, Status
 from luna_grpc.watch import Feed
 
 
+class Echo(NamedTuple):
+    """What a heartbeat said, letter by letter, and how it was answered: the next one most likely says the same."""
+
+    said: int
+    """The hash of its bytes: 64 bits, with a key that each process chooses for itself."""
+    instance: Instance
+    """As it was answered. Once the registration has another one, the echo is worth nothing."""
+    answer: bytes
+    """As far as it does not change with each heartbeat."""
+
+    def repeated_by(self, said: int, registration: "Registration") -> bool:
+        """Whether what is `said` now can be answered from here, and changes nothing."""
+        return said == self.said and self.instance is registration.instance and registration.live
+
+
 class Registration:
     """One generation of one instance, and its lease.
 
@@ -24,7 +39,7 @@ class Registration:
     the generation is no longer the current one.
     """
 
-    __slots__ = ("deadline", "holder", "instance", "last_heartbeat", "live", "owner", "queued")
+    __slots__ = ("deadline", "echo", "holder", "instance", "last_heartbeat", "live", "owner", "queued")
 
     def __init__(self, instance: Instance, owner: str, terms: "Terms") -> None:
         self.instance = instance
@@ -37,6 +52,8 @@ class Registration:
         """The heartbeat stream that renewed it last; None when something else did."""
         self.live = True
         self.queued = False
+        self.echo: Echo | None = None
+        """Room for an edge to keep what it would otherwise work out at each heartbeat."""
 
 
 class Terms(NamedTuple):

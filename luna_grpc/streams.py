@@ -46,8 +46,7 @@ class HeartbeatStream:
             else:
                 others.append(instance_id)
         if live:
-            self._store.renew(live, self._registry.terms(self._actor, self))
-            self._registry.heartbeats += len(live)
+            self._registry.renew(live, self._actor.door, self)
         failures: list[tuple[str, LunaError]] = []
         for instance_id in others:
             try:

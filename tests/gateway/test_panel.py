@@ -69,6 +69,36 @@ async def test_the_list_shows_services_down_first(rest: ClientSession) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("query", "said", "links"),
+    [
+        ("", "1 to 100 of 201 services", ["?page=2"]),
+        ("?page=2", "101 to 200 of 201 services", ["?page=1", "?page=3"]),
+        ("?page=3", "201 to 201 of 201 services", ["?page=2"]),
+        ("?page=99999999", "201 to 201 of 201 services", ["?page=2"]),
+        ("?page=0", "1 to 100 of 201 services", ["?page=2"]),
+        ("?page=-%C2%B2", "1 to 100 of 201 services", ["?page=2"]),
+    ],
+)
+async def test_a_long_list_has_pages(rest: ClientSession, server: Running, query: str, said: str, links: list[str]) -> None:
+    """With those before and after as links; the counts are of all of it."""
+    for number in range(201):
+        await server.registry.register(Info.of(f"service-{number:03}:h:1"), Status.OK, actor=ITSELF)
+    page = await get(rest, LIST + query)
+    assert said in page.text
+    assert "Services up 201" in page.text
+    assert [attributes["href"] for tag, attributes in page.elements if tag == "a" and attributes.get("rel")] == links
+
+
+async def test_a_service_with_many_instances_has_pages(rest: ClientSession, server: Running) -> None:
+    """Each instance stands on one of them."""
+    for number in range(150):
+        await server.registry.register(Info.of(f"orders:h:{1000 + number}"), Status.OK, actor=ITSELF)
+    text = "".join([(await get(rest, f"{LIST}orders?page={page}")).text for page in (1, 2)])
+    assert {f"orders:h:{1000 + number}" for number in range(150)} == set(re.findall(r"orders:h:\d{4}", text))
+    assert "150 / 150 instances up" in text
+
+
 async def test_a_service_shows_its_instances(rest: ClientSession, server: Running) -> None:
     """Id, version, status and why, url, weight, metadata, and the time since the last heartbeat."""
     said = {"balancerOptions": {"weight": 7}, "metadata": {"zone": "eu-1"}, "version": "1.2.3-rc1"}

@@ -93,6 +93,29 @@ async def test_put_with_an_empty_body(rest: ClientSession) -> None:
     assert (response.status, body) == (200, first)
 
 
+async def test_a_heartbeat_repeated_letter_by_letter(rest: ClientSession, server: Running) -> None:
+    """It renews, counts, and is answered alike, until something else has happened to the instance meanwhile."""
+    registered = server.registry
+    await rest.post(PATH, json=instance_json(ID))
+    first = await (await rest.put(PATH, json=instance_json(ID))).json()
+    registered.get(ID).last_heartbeat = 1
+    again = await (await rest.put(PATH, json=instance_json(ID))).json()
+    assert again.pop("last_heartbeat") >= first.pop("last_heartbeat")
+    assert (again, registered.heartbeats, registered.store.feed.revision) == (first, 2, 1)
+
+    await rest.put(PATH, json=instance_json(ID, version="2"))
+    assert (await (await rest.put(PATH, json=instance_json(ID))).json())["version"] == "1.0.0"
+
+    await registered.store.end([registered.get(ID)], StatusReason.LEASE_EXPIRED, now=0, actor=ITSELF)
+    back = await (await rest.put(PATH, json=instance_json(ID))).json()
+    assert (back["status"], back["statusReason"], registered.get(ID).live) == ("OK", "REPORTED", True)
+
+    await rest.delete(PATH)
+    await refused(await rest.put(PATH, json=instance_json(ID)), 404, "NOT_FOUND")
+    await rest.post(PATH, json=instance_json(ID, status="DOWN"))
+    assert (await (await rest.put(PATH, json=instance_json(ID))).json())["status"] == "OK"
+
+
 @pytest.mark.parametrize("body", [None, instance_json(ID)])
 async def test_put_of_an_unknown_instance(rest: ClientSession, body: dict[str, Any] | None) -> None:
     """404, code NOT_FOUND: clients answer with a POST."""
