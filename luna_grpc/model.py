@@ -6,11 +6,10 @@ effective status follows from both and is never stored.
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from sys import getsizeof
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -38,6 +37,8 @@ _ID = re.compile(r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _DIGITS_AND_DOTS = re.compile(r"[0-9.]+", re.ASCII)
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}", re.ASCII)
 
 
 class Status(StrEnum):
@@ -124,15 +125,15 @@ def service_name_of(instance_id: str) -> str:
 
 def _is_domain(domain: str) -> bool:
     if domain.startswith("["):
-        return _is_address(ipaddress.IPv6Address, domain[1:-1])
+        return _is_ipv6(domain[1:-1])
     if _DIGITS_AND_DOTS.fullmatch(domain):
-        return _is_address(ipaddress.IPv4Address, domain)
+        return _IPV4.fullmatch(domain) is not None
     return all(_LABEL.fullmatch(label) for label in domain.removesuffix(".").split("."))
 
 
-def _is_address(family: type[ipaddress.IPv4Address | ipaddress.IPv6Address], text: str) -> bool:
+def _is_ipv6(text: str) -> bool:
     try:
-        family(text)
+        ipaddress.IPv6Address(text)
     except ValueError:
         return False
     return True
@@ -144,17 +145,17 @@ def shown(text: object, most: int = 80) -> str:
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
-def _shared(text: str) -> str:
-    """Return the same string for equal ones: names, versions and the like are the same for many instances.
+def _shared(text: str, checked: Callable[[str], str] = str) -> str:
+    """Check a text, and return the same string for equal ones: names, versions and the like are the same for many instances.
 
-    Not `sys.intern`: on Python 3.12 interned strings are never freed.
+    What was found good is not checked again. Not `sys.intern`: on Python 3.12 interned strings are never freed.
     """
-    return _remembered(text) if len(text) <= MAX_NAME else text
+    return _remembered(text, checked) if len(text) <= MAX_NAME else checked(text)
 
 
 @lru_cache(maxsize=16_384)
-def _remembered(text: str) -> str:
-    return text
+def _remembered(text: str, checked: Callable[[str], str]) -> str:
+    return checked(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +173,9 @@ class Info:
 
     @property
     def size(self) -> int:
-        """About how many bytes its texts take in memory."""
-        texts = (self.instance_id, self.name, self.description, self.version, self.url, *self.metadata, *self.metadata.values())
-        return sum(map(getsizeof, texts))
+        """How many characters it has: what it takes in memory beyond a fixed amount follows from that."""
+        said = self.metadata
+        return len(self.instance_id) + len(self.url) + len(self.description) + sum(map(len, said)) + sum(map(len, said.values()))
 
     @classmethod
     def of(
@@ -197,11 +198,11 @@ class Info:
         check_instance_id(instance_id)
         return cls(
             instance_id=instance_id,
-            name=_shared(_checked_name(name or service_name_of(instance_id))),
-            description=_shared(_limited("description", description, MAX_DESCRIPTION)),
-            version=_shared(_printable("version", version, MAX_VERSION)),
-            url=_checked_url(url) if url else f"http://{instance_id.partition(':')[2]}/",
-            weight=_checked_weight(weight),
+            name=_shared(name or service_name_of(instance_id), _checked_name),
+            description=_shared(description, _checked_description),
+            version=_shared(version, _checked_version),
+            url=_checked_url(url, f"http://{instance_id.partition(':')[2]}/"),
+            weight=_checked_weight(weight) if weight else None,
             metadata=_checked_metadata(metadata) if metadata else NO_METADATA,
         )
 
@@ -234,7 +235,17 @@ def _printable(field: str, text: str, most: int) -> str:
     return text
 
 
-def _checked_url(url: str) -> str:
+def _checked_description(description: str) -> str:
+    return _limited("description", description, MAX_DESCRIPTION)
+
+
+def _checked_version(version: str) -> str:
+    return _printable("version", version, MAX_VERSION)
+
+
+def _checked_url(url: str, default: str) -> str:
+    if url in ("", default):
+        return default
     _printable("url", url, MAX_URL)
     try:
         parts = urlsplit(url)
@@ -246,18 +257,24 @@ def _checked_url(url: str) -> str:
     return url if parts.path else parts._replace(path="/").geturl()
 
 
-def _checked_weight(weight: int | None) -> int | None:
-    if not weight:
-        return None
+def _checked_weight(weight: int) -> int:
     if not 0 < weight <= MAX_WEIGHT:
         raise InvalidArgumentError(f"weight {weight} is not between 1 and {MAX_WEIGHT}", field="weight")
     return weight
 
 
 def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    if len(metadata) > MAX_METADATA:
-        raise InvalidArgumentError(f"metadata has {len(metadata)} entries; at most {MAX_METADATA} are allowed", field="metadata")
-    for key, value in metadata.items():
+    """Check metadata, and return the same mapping for equal ones when they are few: most of a fleet have the same few labels."""
+    items = tuple(metadata.items())
+    if len(items) <= FEW and max(map(len, metadata.values())) <= MAX_NAME:
+        return _remembered_metadata(items)
+    return _metadata_of(items)
+
+
+def _metadata_of(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    if len(items) > MAX_METADATA:
+        raise InvalidArgumentError(f"metadata has {len(items)} entries; at most {MAX_METADATA} are allowed", field="metadata")
+    for key, value in items:
         if not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
             raise InvalidArgumentError(
                 f"the metadata key {shown(key)} is not printable text of 1 to {MAX_METADATA_KEY} characters", field="metadata"
@@ -266,15 +283,10 @@ def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
             raise InvalidArgumentError(
                 f"the metadata value of {shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
             )
-    if len(metadata) <= FEW and all(len(value) <= MAX_NAME for value in metadata.values()):
-        return _remembered_metadata(tuple(metadata.items()))
-    return MappingProxyType({_shared(key): _shared(value) for key, value in metadata.items()})
-
-
-@lru_cache(maxsize=4096)
-def _remembered_metadata(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """Return the same mapping for equal ones: most instances of a fleet have the same few labels."""
     return MappingProxyType({_shared(key): _shared(value) for key, value in items})
+
+
+_remembered_metadata: Final = lru_cache(maxsize=4096)(_metadata_of)
 
 
 class Instance(NamedTuple):

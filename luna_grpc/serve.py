@@ -6,6 +6,7 @@ ready, then (after `shutdown_delay`) streams say their last word, requests in fl
 
 import asyncio
 import errno
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -82,7 +83,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
     clock = Clock()
     registry = Registry(MemoryStore(clock, evict_after=settings.evict_after, warming=policy.warmup > 0), clock, policy)
-    registry.store.feed.observe(ChangeLog())
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        registry.store.feed.observe(ChangeLog())
     authenticator = Authenticator(settings.auth_username, settings.auth_password.get_secret_value())
     grpc_server = GrpcServer(registry, authenticator, settings)
     rest_server = RestServer(registry, authenticator, settings)

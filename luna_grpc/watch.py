@@ -26,8 +26,8 @@ from luna_grpc.model import Actor, Instance
 
 LOG_CAPACITY: Final = 10_000
 """The most events in the log."""
-LOG_BYTES: Final = 32 * 1024 * 1024
-"""About the most memory that the texts in the log take, their encodings not counted; one instance can have 290 KB of them."""
+LOG_CHARACTERS: Final = 16 * 1024 * 1024
+"""The most characters, of one to four bytes each, in the texts of the log; one instance can have 75,000 of them."""
 BATCH: Final = 500
 """The most events in one batch."""
 QUEUE_CAPACITY: Final = BATCH
@@ -63,7 +63,7 @@ class Event:
         self.key = (instance.info.name, instance.info.instance_id)
         """Events of one key supersede each other."""
         self.size = instance.info.size
-        """About how many bytes of text it holds; not to be computed again, strings grow when they are encoded."""
+        """How many characters of text it holds."""
         self.encoded: bytes | None = None
         """Room for an edge to keep its encoding, so that one serves every watcher."""
 
@@ -101,7 +101,7 @@ class Feed:
         self._snapshot = snapshot
         self._capacity = capacity
         self._log: deque[Event] = deque()
-        self._log_bytes = 0
+        self._log_characters = 0
         self._of_all: dict[Watcher, None] = {}
         self._of_name: dict[str, dict[Watcher, None]] = {}
         self._observers: list[Callable[[Event], None]] = []
@@ -129,9 +129,9 @@ class Feed:
     def _append(self, event: Event) -> None:
         log = self._log
         log.append(event)
-        self._log_bytes += event.size
-        while len(log) > self._capacity or self._log_bytes > LOG_BYTES:
-            self._log_bytes -= log.popleft().size
+        self._log_characters += event.size
+        while len(log) > self._capacity or self._log_characters > LOG_CHARACTERS:
+            self._log_characters -= log.popleft().size
 
     @property
     def audience(self) -> int:

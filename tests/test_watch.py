@@ -325,9 +325,9 @@ def test_a_snapshot_taken_while_everything_changes_is_true_at_its_end(seed: int)
     assert client.state == world.state
 
 
-def test_the_log_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_is_bounded_by_its_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever becomes of the strings in it; who is cut off by that gets a snapshot."""
-    monkeypatch.setattr("luna_grpc.watch.LOG_BYTES", 10_000)
+    monkeypatch.setattr("luna_grpc.watch.LOG_CHARACTERS", 1000)
     world = World()
     client = Client(world)
     client.connect()
@@ -335,8 +335,8 @@ def test_the_log_is_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> Non
     client.connect()
     for number in range(1000):
         world.upsert("a", number % 5)
-        assert world.feed._log_bytes <= 10_000
+        assert world.feed._log_characters <= 1000
     assert 0 < len(world.feed._log) < 100
-    assert world.feed._log_bytes == sum(event.size for event in world.feed._log)
+    assert world.feed._log_characters == sum(event.size for event in world.feed._log)
     assert client.read()[0].reset
     assert client.state == world.state
