@@ -9,7 +9,7 @@ No clock is read here and nothing is declared: `due` says what has run out by th
 
 import heapq
 from itertools import count
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 
 class Leased(Protocol):
@@ -19,18 +19,21 @@ class Leased(Protocol):
     """Monotonic seconds, absolute. Never moved backwards while the lease is live."""
     live: bool
     """False once the lease has ended, whatever ended it."""
-    queued: bool
-    """Whether a queue holds an entry for it; only the queue writes this."""
+    entry: list[Any] | None
+    """Its entry in a queue, if there is one; only the queue writes this."""
 
 
 L = TypeVar("L", bound=Leased)
+# An entry is [deadline as written down, number that breaks ties, the lease or None]. Lists, because heapq compares them quickly
+# and a lease can be taken out or exchanged.
+_LEASE: Final = 2
 
 
 class LeaseQueue(Generic[L]):
     """The deadlines of all live leases, soonest first."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, L]] = []
+        self._heap: list[list[Any]] = []
         self._order = count()  # breaks ties, so that leases themselves are never compared
         self._held_until = float("-inf")
 
@@ -48,9 +51,24 @@ class LeaseQueue(Generic[L]):
 
     def add(self, lease: L) -> None:
         """Watch over a live lease. One that is watched over already stays where it is."""
-        if not lease.queued:
-            lease.queued = True
-            heapq.heappush(self._heap, (lease.deadline, next(self._order), lease))
+        if lease.entry is None:
+            lease.entry = [lease.deadline, next(self._order), lease]
+            heapq.heappush(self._heap, lease.entry)
+
+    def forget(self, lease: L) -> None:
+        """Watch over a lease no more. Its entry stays, empty, until its moment comes."""
+        if lease.entry is not None:
+            lease.entry[_LEASE] = None
+            lease.entry = None
+
+    def replace(self, old: L, new: L) -> None:
+        """Watch over `new` instead of `old`, by the same entry when its moment does not come too late."""
+        entry = old.entry
+        if entry is None or entry[0] > new.deadline:
+            self.forget(old)
+            self.add(new)
+        else:
+            entry[_LEASE], old.entry, new.entry = new, None, entry
 
     def pending(self, now: float) -> bool:
         """Whether `due` has something to look at."""
@@ -68,12 +86,14 @@ class LeaseQueue(Generic[L]):
         for _ in range(limit):
             if not heap or heap[0][0] > now:
                 break
-            lease = heap[0][2]
-            if lease.live and lease.deadline > now:
-                heapq.heapreplace(heap, (lease.deadline, next(self._order), lease))
+            lease = heap[0][_LEASE]
+            if lease is not None and lease.live and lease.deadline > now:
+                lease.entry = [lease.deadline, next(self._order), lease]
+                heapq.heapreplace(heap, lease.entry)
                 continue
             heapq.heappop(heap)
-            lease.queued = False
-            if lease.live:
-                due.append(lease)
+            if lease is not None:
+                lease.entry = None
+                if lease.live:
+                    due.append(lease)
         return due

@@ -104,10 +104,12 @@ class MemoryStore:
         self._last_generation += 1
         instance = Instance(info, reported, None, self._last_generation, terms.wall_ms)
         registration = Registration(instance, owner, terms)
-        if held is not None:
+        if held is None:
+            self._leases.add(registration)
+        else:
             held.live = False
+            self._leases.replace(held, registration)
         self._place(held, registration, actor)
-        self._leases.add(registration)
         return registration
 
     async def change(
@@ -217,6 +219,7 @@ class MemoryStore:
 
     def _remove(self, registration: Registration, actor: Actor) -> None:
         registration.live = False
+        self._leases.forget(registration)
         instance = registration.instance
         del self._registrations[instance.info.instance_id]
         self._ended.pop(instance.info.instance_id, None)

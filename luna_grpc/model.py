@@ -6,7 +6,7 @@ effective status follows from both and is never stored.
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -24,7 +24,7 @@ MAX_URL: Final = 2048
 MAX_WEIGHT: Final = 2**32 - 1
 MAX_METADATA: Final = 64
 FEW: Final = 8
-"""Metadata with no more entries than this is shared between instances that have the same."""
+"""Metadata with no more entries than this is one object for all instances that have the same."""
 MAX_METADATA_KEY: Final = 128
 MAX_METADATA_VALUE: Final = 1024
 MAX_OWNER: Final = 128
@@ -92,6 +92,16 @@ ITSELF: Final = Actor(user="", door=Door.INTERNAL)
 """The registry itself, when it declares a lease expired or evicts an instance."""
 
 
+# What was found good is not checked again, and equal texts become one object: names, versions and labels are the same for many
+# instances. Not `sys.intern`: on Python 3.12 interned strings are never freed.
+_remembering: Final = lru_cache(maxsize=4096)
+
+
+@_remembering
+def _same(text: str) -> str:
+    return text
+
+
 def check_instance_id(text: str) -> str:
     """Return `text` when it is a well-formed instance id, `serviceName:domain:port`.
 
@@ -145,19 +155,6 @@ def shown(text: object, most: int = 80) -> str:
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
-def _shared(text: str, checked: Callable[[str], str] = str) -> str:
-    """Check a text, and return the same string for equal ones: names, versions and the like are the same for many instances.
-
-    What was found good is not checked again. Not `sys.intern`: on Python 3.12 interned strings are never freed.
-    """
-    return _remembered(text, checked) if len(text) <= MAX_NAME else checked(text)
-
-
-@lru_cache(maxsize=16_384)
-def _remembered(text: str, checked: Callable[[str], str]) -> str:
-    return checked(text)
-
-
 @dataclass(frozen=True, slots=True)
 class Info:
     """What a client says of an instance, but for its status. Make one with `Info.of`, which checks everything."""
@@ -198,15 +195,16 @@ class Info:
         check_instance_id(instance_id)
         return cls(
             instance_id=instance_id,
-            name=_shared(name or service_name_of(instance_id), _checked_name),
-            description=_shared(description, _checked_description),
-            version=_shared(version, _checked_version),
+            name=_checked_name(name or service_name_of(instance_id)),
+            description=_checked_description(description),
+            version=_checked_version(version),
             url=_checked_url(url, f"http://{instance_id.partition(':')[2]}/"),
             weight=_checked_weight(weight) if weight else None,
             metadata=_checked_metadata(metadata) if metadata else NO_METADATA,
         )
 
 
+@_remembering
 def _checked_name(name: str) -> str:
     if name in RESERVED_NAMES:
         raise InvalidArgumentError(f"the name {shown(name)} is reserved; choose another", field="name")
@@ -235,10 +233,12 @@ def _printable(field: str, text: str, most: int) -> str:
     return text
 
 
+@_remembering
 def _checked_description(description: str) -> str:
     return _limited("description", description, MAX_DESCRIPTION)
 
 
+@_remembering
 def _checked_version(version: str) -> str:
     return _printable("version", version, MAX_VERSION)
 
@@ -264,14 +264,11 @@ def _checked_weight(weight: int) -> int:
 
 
 def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Check metadata, and return the same mapping for equal ones when they are few: most of a fleet have the same few labels."""
     items = tuple(metadata.items())
-    if len(items) <= FEW and max(map(len, metadata.values())) <= MAX_NAME:
-        return _remembered_metadata(items)
-    return _metadata_of(items)
+    return (_checked_few if len(items) <= FEW else _checked_items)(items)
 
 
-def _metadata_of(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+def _checked_items(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     if len(items) > MAX_METADATA:
         raise InvalidArgumentError(f"metadata has {len(items)} entries; at most {MAX_METADATA} are allowed", field="metadata")
     for key, value in items:
@@ -283,10 +280,10 @@ def _metadata_of(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
             raise InvalidArgumentError(
                 f"the metadata value of {shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
             )
-    return MappingProxyType({_shared(key): _shared(value) for key, value in items})
+    return MappingProxyType({_same(key): _same(value) for key, value in items})
 
 
-_remembered_metadata: Final = lru_cache(maxsize=4096)(_metadata_of)
+_checked_few: Final = _remembering(_checked_items)
 
 
 class Instance(NamedTuple):

@@ -11,7 +11,7 @@ never write to them. `tests/store_contract.py` is this contract as tests; every 
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, StatusReason
 from luna_grpc.watch import Feed
@@ -39,7 +39,7 @@ class Registration:
     the generation is no longer the current one.
     """
 
-    __slots__ = ("deadline", "echo", "holder", "instance", "last_heartbeat", "live", "owner", "queued")
+    __slots__ = ("deadline", "echo", "entry", "holder", "instance", "last_heartbeat", "live", "owner")
 
     def __init__(self, instance: Instance, owner: str, terms: "Terms") -> None:
         self.instance = instance
@@ -51,7 +51,7 @@ class Registration:
         self.holder = terms.holder
         """The heartbeat stream that renewed it last; None when something else did."""
         self.live = True
-        self.queued = False
+        self.entry: list[Any] | None = None
         self.echo: Echo | None = None
         """Room for an edge to keep what it would otherwise work out at each heartbeat."""
 

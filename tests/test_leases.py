@@ -1,6 +1,8 @@
 """The queue of deadlines."""
 
+import weakref
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ class Lease:
 
     deadline: float
     live: bool = True
-    queued: bool = False
+    entry: list[Any] | None = None
 
 
 def test_what_has_run_out_is_due_once_soonest_first() -> None:
@@ -61,10 +63,40 @@ def test_an_ended_lease_is_forgotten_and_can_come_back() -> None:
     assert len(queue) == 1
     lease.live = False
     assert queue.due(50, 10) == []
-    assert not lease.queued
+    assert lease.entry is None
     lease.live, lease.deadline = True, 70
     queue.add(lease)
     assert queue.due(70, 10) == [lease]
+
+
+def test_a_lease_that_is_replaced_is_held_on_to_no_longer() -> None:
+    """Its successor is due at its own moment, be that later or earlier."""
+    for moment in (5, 10, 15):
+        queue: LeaseQueue[Lease] = LeaseQueue()
+        old, new = Lease(10), Lease(moment)
+        queue.add(old)
+        gone = weakref.ref(old)
+        queue.replace(old, new)
+        assert old.entry is None
+        del old
+        assert gone() is None
+        assert queue.due(moment - 0.1, 10) == []
+        assert queue.due(moment, 10) == [new]
+        assert queue.due(99, 10) == []
+        assert len(queue) == 0
+
+
+def test_a_forgotten_lease_is_not_held_on_to() -> None:
+    """And is never due."""
+    queue: LeaseQueue[Lease] = LeaseQueue()
+    lease = Lease(10)
+    queue.forget(lease)
+    queue.add(lease)
+    queue.forget(lease)
+    gone = weakref.ref(lease)
+    del lease
+    assert gone() is None
+    assert queue.due(99, 10) == []
 
 
 def test_nothing_is_due_while_held() -> None:

@@ -36,12 +36,18 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     ) -> "Handler | None":
         """Check the `authorization` metadata."""
         if not handler_call_details.method.startswith(_OPEN_TO_ALL):
-            header = next((value for key, value in handler_call_details.invocation_metadata if key == "authorization"), None)
             try:
-                _user.set(self._authenticator.user(header if header is None or isinstance(header, str) else header.decode()))
+                _user.set(self._authenticator.user(_authorization(handler_call_details)))
             except LunaError as error:
                 return _refuse(error)
         return await continuation(handler_call_details)
+
+
+def _authorization(call: grpc.HandlerCallDetails) -> str | None:
+    for key, value in call.invocation_metadata:
+        if key == "authorization":
+            return value if isinstance(value, str) else value.decode()
+    return None
 
 
 def _refuse(error: LunaError) -> Handler:

@@ -2,13 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Iterator
 from typing import Final
 
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.registry import Registry
 from luna_grpc.rpc import convert
-from luna_grpc.store import Service
+from luna_grpc.store import Registration, Service
 from luna_grpc.v1 import registry_pb2 as pb
 
 DEFAULT_PAGE: Final = 100
@@ -40,13 +39,15 @@ def list_services(registry: Registry, request: pb.ListServicesRequest) -> pb.Lis
             break
         page = convert.service(service)
         last = after if service.name == name else ""
-        for instance in _instances(service, last):
-            room -= instance.ByteSize()
-            if room < 0 and (response.services or page.instances):
+        for registration in _registrations(service, last):
+            written = page.instances.add()
+            convert.fill(written, registration.instance, registration.last_heartbeat)
+            room -= written.ByteSize()
+            if room < 0 and (response.services or len(page.instances) > 1):
+                del page.instances[-1]
                 response.next_page_token = _token(service.name, last)
                 break
-            page.instances.append(instance)
-            last = instance.instance_id
+            last = written.instance_id
         if page.instances:
             response.services.append(page)
         if response.next_page_token:
@@ -54,10 +55,9 @@ def list_services(registry: Registry, request: pb.ListServicesRequest) -> pb.Lis
     return response
 
 
-def _instances(service: Service, after: str) -> Iterator[pb.Instance]:
-    for registration in sorted(service.registrations, key=lambda registration: registration.instance.info.instance_id):
-        if registration.instance.info.instance_id > after:
-            yield convert.registration(registration)
+def _registrations(service: Service, after: str) -> list[Registration]:
+    later = [registration for registration in service.registrations if registration.instance.info.instance_id > after]
+    return sorted(later, key=lambda registration: registration.instance.info.instance_id)
 
 
 def _token(name: str, after: str) -> str:

@@ -42,7 +42,9 @@ class RegistryService:
             owner=request.owner,
             actor=actor(context),
         )
-        return pb.RegisterResponse(instance=convert.registration(registration), lease=self._lease)
+        response = pb.RegisterResponse(lease=self._lease)
+        convert.fill(response.instance, registration.instance, registration.last_heartbeat)
+        return response
 
     @answers_errors
     async def heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
@@ -59,7 +61,10 @@ class RegistryService:
     @answers_errors
     async def get_instance(self, request: pb.GetInstanceRequest, _: Context) -> pb.GetInstanceResponse:
         """Serve GetInstance."""
-        return pb.GetInstanceResponse(instance=convert.registration(self._registry.get(request.instance_id)))
+        registration = self._registry.get(request.instance_id)
+        response = pb.GetInstanceResponse()
+        convert.fill(response.instance, registration.instance, registration.last_heartbeat)
+        return response
 
     @answers_errors
     async def list_services(self, request: pb.ListServicesRequest, _: Context) -> pb.ListServicesResponse:
