@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 
-from luna_grpc.errors import LunaError, NotFoundError, SupersededError
+from luna_grpc.errors import NotFoundError, SupersededError
 from luna_grpc.model import Actor, OnDisconnect
 from luna_grpc.registry import Beat, Registry
 from luna_grpc.store import Registration
@@ -31,30 +31,28 @@ class HeartbeatStream:
             self._bound.pop(instance_id, None)
             self._named[instance_id] = generation
 
-    async def renew(self, instance_ids: Iterable[str]) -> list[tuple[str, LunaError]]:
-        """Renew leases as they are; return those that could not be, and why."""
+    def renew(self, instance_ids: Iterable[str]) -> list[str]:
+        """Renew leases as they are; return those that are not live, for which it takes more: see `beat`."""
         bound = self._bound
         live: list[Registration] = []
         others: list[str] = []
         for instance_id in instance_ids:
-            registration = bound.get(instance_id)
-            if registration is None and instance_id not in self._named:
-                registration = self._store.get(instance_id)  # its first mention
+            registration = bound.get(instance_id) or self._first_mentioned(instance_id)
             if registration is not None and registration.live:
-                bound[instance_id] = registration
                 live.append(registration)
             else:
                 others.append(instance_id)
         if live:
             self._registry.renew(live, self._actor.door, self)
-        failures: list[tuple[str, LunaError]] = []
-        for instance_id in others:
-            try:
-                await self.beat(Beat(instance_id))
-            except LunaError as error:
-                # Without its traceback, which would hold on to this very list.
-                failures.append((instance_id, error.with_traceback(None)))
-        return failures
+        return others
+
+    def _first_mentioned(self, instance_id: str) -> Registration | None:
+        if instance_id in self._named:
+            return None
+        registration = self._store.get(instance_id)
+        if registration is not None and registration.live:
+            self._bound[instance_id] = registration
+        return registration
 
     async def beat(self, beat: Beat) -> None:
         """Handle one heartbeat.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, SupersededError
+from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, LunaError, NotFoundError, SupersededError
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
 from luna_grpc.registry import MAX_HOLD, Beat, LeasePolicy, Registry
@@ -160,16 +160,16 @@ async def test_a_registry_that_was_deaf_blames_nobody_for_a_broken_stream(regist
         before, after, later = (HeartbeatStream(registry, GRPC) for _ in range(3))
         for stream in (before, after, later):
             stream.on_disconnect = wish
-        await before.renew([ID])
+        assert before.renew([ID]) == []
         clock.advance(5)
         await end(before, broken=True)
         assert registry.get(ID).instance.up
-        await after.renew([ID])
+        assert after.renew([ID]) == []
         await sweep(registry)
         await end(after, broken=True)
         assert registry.get(ID).instance.up
         await live(registry, clock, 28)
-        await later.renew([ID])
+        assert later.renew([ID]) == []
         await live(registry, clock, 3)
         await end(later, broken=True)
         assert registry.store.get(ID) is None or not registry.get(ID).instance.up
@@ -227,6 +227,17 @@ async def test_warming_up_ends_by_itself(clock: FakeClock) -> None:
 # Heartbeat streams
 
 
+async def failures_of(stream: HeartbeatStream, ids: list[str]) -> list[tuple[str, LunaError]]:
+    """Renew as the edge does; return what could not be renewed, and why."""
+    failures: list[tuple[str, LunaError]] = []
+    for instance_id in stream.renew(ids):
+        try:
+            await stream.beat(Beat(instance_id))
+        except LunaError as error:
+            failures.append((instance_id, error))
+    return failures
+
+
 async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Registry, clock: FakeClock) -> None:
     """The failure of one concerns no other."""
     ids = [f"a:h:{number}" for number in range(1, 101)]
@@ -234,7 +245,7 @@ async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Re
     stream = HeartbeatStream(registry, GRPC)
     for _ in range(2):  # the second time the ids are bound already
         clock.advance(0.5)
-        failures = await stream.renew(ids)
+        failures = await failures_of(stream, ids)
         assert [(instance_id, type(error)) for instance_id, error in failures] == [("a:h:100", NotFoundError)]
         assert {registration.deadline for registration in registrations} == {clock.now() + 30}
 
@@ -243,10 +254,10 @@ async def test_a_stream_brings_back_what_had_expired(registry: Registry, clock: 
     """A bare mention is a heartbeat like any other."""
     registration = await register(registry)
     stream = HeartbeatStream(registry, GRPC)
-    assert await stream.renew([ID]) == []
+    assert await failures_of(stream, [ID]) == []
     await live(registry, clock, 31)
     assert not registration.instance.up
-    assert await stream.renew([ID]) == []
+    assert await failures_of(stream, [ID]) == []
     assert registration.instance.up
 
 
@@ -255,11 +266,11 @@ async def test_a_replaced_worker_neither_renews_nor_takes_down_its_successor(reg
     old = await register(registry)
     stream = HeartbeatStream(registry, GRPC)
     stream.on_disconnect = OnDisconnect.DEREGISTER
-    await stream.renew([ID])
+    assert stream.renew([ID]) == []
     new = await register(registry)
     clock.advance(0.5)
     for _ in range(2):
-        [(_, error)] = await stream.renew([ID])
+        [(_, error)] = await failures_of(stream, [ID])
         assert isinstance(error, SupersededError)
         with pytest.raises(SupersededError):
             await stream.beat(Beat(ID))
@@ -278,10 +289,10 @@ async def test_a_past_generation_named_first_stays_bound(registry: Registry) -> 
     stream = HeartbeatStream(registry, GRPC)
     with pytest.raises(SupersededError):
         await stream.beat(Beat(ID, generation=old.instance.generation))
-    [(_, error)] = await stream.renew([ID])
+    [(_, error)] = await failures_of(stream, [ID])
     assert isinstance(error, SupersededError)
     await stream.beat(Beat(ID, generation=new.instance.generation))
-    assert await stream.renew([ID]) == []
+    assert await failures_of(stream, [ID]) == []
 
 
 async def test_a_generation_that_was_named_stays_bound_whatever_became_of_it(registry: Registry) -> None:
@@ -295,7 +306,7 @@ async def test_a_generation_that_was_named_stays_bound_whatever_became_of_it(reg
     wrong.bind(ID, old.instance.generation)  # what the edge does before it reads the rest
     for stream in (gone, wrong):
         stream.on_disconnect = OnDisconnect.DEREGISTER
-        [(_, error)] = await stream.renew([ID])
+        [(_, error)] = await failures_of(stream, [ID])
         assert isinstance(error, SupersededError)
         await end(stream, broken=True)
     assert registry.get(ID).instance.up
@@ -305,12 +316,12 @@ async def test_a_deregistered_id_stays_bound_to_its_generation(registry: Registr
     """Whoever registers it again is someone else."""
     await register(registry)
     stream = HeartbeatStream(registry, GRPC)
-    await stream.renew([ID])
+    assert stream.renew([ID]) == []
     await registry.deregister(ID, actor=GRPC)
-    [(_, error)] = await stream.renew([ID])
+    [(_, error)] = await failures_of(stream, [ID])
     assert isinstance(error, NotFoundError)
     await register(registry)
-    [(_, error)] = await stream.renew([ID])
+    [(_, error)] = await failures_of(stream, [ID])
     assert isinstance(error, SupersededError)
 
 
@@ -334,7 +345,7 @@ async def test_the_end_of_a_stream(
     await register(registry)
     stream = HeartbeatStream(registry, GRPC)
     stream.on_disconnect = wish
-    await stream.renew([ID])
+    assert stream.renew([ID]) == []
     await end(stream, broken=broken)
     if outcome is None:
         with pytest.raises(NotFoundError):
@@ -349,8 +360,8 @@ async def test_a_break_spares_what_someone_else_renewed_since(registry: Registry
     await register(registry, "a:h:2")
     broken, other = HeartbeatStream(registry, GRPC), HeartbeatStream(registry, GRPC)
     broken.on_disconnect = OnDisconnect.MARK_DOWN
-    await broken.renew(["a:h:1", "a:h:2"])
-    await other.renew(["a:h:1"])
+    broken.renew(["a:h:1", "a:h:2"])
+    other.renew(["a:h:1"])
     await registry.heartbeat(Beat("a:h:2"), actor=REST)
     await end(broken, broken=True)
     assert registry.get("a:h:1").instance.up
@@ -363,7 +374,7 @@ async def test_a_disconnected_instance_comes_back_with_a_heartbeat_or_anew(regis
     for _ in range(2):
         stream = HeartbeatStream(registry, GRPC)
         stream.on_disconnect = OnDisconnect.MARK_DOWN
-        await stream.renew([ID])
+        assert stream.renew([ID]) == []
         await end(stream, broken=True)
         assert not registry.get(ID).instance.up
         await registry.heartbeat(Beat(ID), actor=GRPC)
