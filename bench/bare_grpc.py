@@ -1,10 +1,12 @@
 """A server on grpc.aio that does nothing but check the credentials, parse and answer: what Luna's gRPC door is measured against.
 
-StreamHeartbeats answers each message, as etcd's keepalive does.
+StreamHeartbeats answers each message, as etcd's keepalive does; with `read-only` only the last one. With `remember` it also keeps when
+it heard last of each id, in a dict: what any registry does.
 """
 
 import asyncio
 import sys
+import time
 from typing import Any
 
 import grpc
@@ -13,6 +15,8 @@ import uvloop
 from luna_grpc.v1 import registry_pb2 as pb
 
 CREDENTIALS = ("authorization", "Basic YWRtaW46")
+REMEMBER, ANSWER_EACH = "remember" in sys.argv, "read-only" not in sys.argv
+HEARD: dict[str, float] = {}
 LEASE = pb.Lease(epoch="0123456789abcdef")
 LEASE.ttl.FromSeconds(30)
 LEASE.heartbeat_interval.FromSeconds(10)
@@ -27,6 +31,8 @@ async def heartbeat(request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatR
     """Answer a heartbeat."""
     await _check(context)
     assert request.instance_id
+    if REMEMBER:
+        HEARD[request.instance_id] = time.monotonic()
     return pb.HeartbeatResponse(lease=LEASE)
 
 
@@ -40,9 +46,15 @@ async def stream(_: object, context: Any) -> None:
     """Answer each message."""
     await _check(context)
     while (message := await context.read()) is not grpc.aio.EOF:
+        now = time.monotonic()
         for instance_id in message.instance_ids:
             assert instance_id
-        await context.write(pb.StreamHeartbeatsResponse(sequence=message.sequence, lease=LEASE))
+            if REMEMBER:
+                HEARD[instance_id] = now
+        if ANSWER_EACH:
+            await context.write(pb.StreamHeartbeatsResponse(sequence=message.sequence, lease=LEASE))
+    if not ANSWER_EACH:
+        await context.write(pb.StreamHeartbeatsResponse(lease=LEASE))
 
 
 async def main() -> None:

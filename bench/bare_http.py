@@ -1,13 +1,19 @@
-"""A server on aiohttp that does nothing but check the credentials, parse and answer: what Luna's REST door is measured against."""
+"""A server on aiohttp that does nothing but check the credentials, parse and answer: what Luna's REST door is measured against.
+
+With `remember` it also keeps when it heard last of each id, in a dict: what any registry does.
+"""
 
 import asyncio
 import sys
+import time
 
 import orjson
 import uvloop
 from aiohttp import web
 
 CREDENTIALS = "Basic YWRtaW46"
+REMEMBER = "remember" in sys.argv
+HEARD: dict[str, float] = {}
 
 
 async def put(request: web.Request) -> web.Response:
@@ -15,6 +21,8 @@ async def put(request: web.Request) -> web.Response:
     if request.headers.get("Authorization") != CREDENTIALS:
         raise web.HTTPUnauthorized
     data = orjson.loads(await request.read())
+    if REMEMBER:
+        HEARD[request.match_info["instanceId"]] = time.monotonic()
     return web.Response(body=orjson.dumps(data), content_type="application/json")
 
 

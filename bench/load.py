@@ -36,7 +36,7 @@ def framed(messages: Sequence[bytes]) -> bytes:
     return b"".join(b"\0" + len(message).to_bytes(4, "big") + message for message in messages)
 
 
-async def put(port: int, requests: Sequence[tuple[str, bytes]], *, seconds: int = 5, connections: int = 32) -> float:
+async def put(port: int, requests: Sequence[tuple[str, bytes]], *, seconds: float = 5, connections: int = 32) -> float:
     """PUT by wrk, over and over; return the answers a second.
 
     Raises:
@@ -47,7 +47,7 @@ async def put(port: int, requests: Sequence[tuple[str, bytes]], *, seconds: int 
         lines, script = Path(folder) / "requests", Path(folder) / "put.lua"
         lines.write_bytes(b"".join(path.encode() + b"\t" + body + b"\n" for path, body in requests))
         script.write_text(LUA % {"authorization": AUTHORIZATION, "file": lines})
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}/"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), f"http://127.0.0.1:{port}/"]
         output = await _run(command)
     if "Non-2xx" in output or "Socket errors" in output:
         raise LoadError(output)
@@ -63,10 +63,11 @@ async def call(
     connections: int = 4,
     concurrent: int = 8,
     credentials: bool = True,
+    answered: int = 0,
 ) -> float:
     """Call an rpc by h2load with the same messages each time; return the calls a second.
 
-    h2load counts what gRPC refuses as a success; ask the server what it took.
+    h2load counts what gRPC refuses as a success; ask the server what it took, or say how many bytes of data have to come back.
 
     Raises:
         LoadError: a call was not answered.
@@ -82,6 +83,8 @@ async def call(
         ]  # fmt: skip
         output = await _run(command)
     if int(_found(r"(\d+) succeeded", output)) != calls:
+        raise LoadError(output)
+    if answered and int(_found(r"\((\d+)\) data", output)) != answered:
         raise LoadError(output)
     return float(_found(r"([\d.]+) req/s", output))
 

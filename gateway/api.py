@@ -1,6 +1,7 @@
 """The JSON routes of `/registry/v1`, as the original Luna's clients know them. The contract is docs/api.md."""
 
 import asyncio
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 import orjson
@@ -10,7 +11,7 @@ from multidict import CIMultiDict
 from gateway import views
 from luna_grpc.model import Actor, Door, check_instance_id
 from luna_grpc.registry import Beat, Registry
-from luna_grpc.store import Echo
+from luna_grpc.store import Echo, Registration
 
 SLICE: Final = 500
 """Instances written before others get their turn: some 2 ms."""
@@ -28,7 +29,7 @@ class Api:
         instance_id = _instance_id(request)
         info, status = views.read_instance(instance_id, await request.read())
         registration = await self._registry.register(info, status, actor=_actor(request, user))
-        return _json(views.instance(registration.instance, registration.last_heartbeat), status=201)
+        return _json(views.current(registration), status=201)
 
     async def put_instance(self, request: web.Request, user: str) -> web.Response:
         """Renew an instance's lease, and replace what is known of it; an empty body only renews."""
@@ -49,7 +50,7 @@ class Api:
     async def get_instance(self, request: web.Request, _: str) -> web.Response:
         """Show an instance."""
         registration = self._registry.get(_instance_id(request))
-        return _json(views.instance(registration.instance, registration.last_heartbeat))
+        return _json(views.current(registration))
 
     async def delete_instance(self, request: web.Request, user: str) -> web.Response:
         """Deregister an instance."""
@@ -57,24 +58,35 @@ class Api:
         return web.Response(text="OK")
 
     async def get_services(self, _: web.Request, __: str) -> web.Response:
-        """Show all services as they are at this moment, however long it takes to write them."""
-        moments = [(views.service(service), views.moment(service)) for service in self._registry.services()]
-        since_rest = 0
-        for service, instances in moments:
-            for start in range(0, len(instances), SLICE):
-                part = instances[start : start + SLICE]
-                service["instances"] += [orjson.Fragment(views.instance(*instance)) for instance in part]
-                since_rest += len(part)
-                if since_rest >= SLICE:
-                    since_rest = 0
-                    await asyncio.sleep(0)
-        return json_response([service for service, _ in moments])
+        """Show all services and instances that there are at this moment, however long it takes to write them."""
+        services = [(views.service(service), list(service.registrations)) for service in self._registry.services()]
+        return web.Response(body=_written(services), headers=_JSON)
 
     async def get_service(self, request: web.Request, _: str) -> web.Response:
         """Show one service."""
         service = self._registry.service(request.match_info["name"])
-        instances = [orjson.Fragment(views.instance(*instance)) for instance in views.moment(service)]
-        return json_response({**views.service(service), "instances": instances})
+        return _json(views.whole(views.service(service), map(views.current, service.registrations)))
+
+
+async def _written(services: Iterable[tuple[dict[str, Any], list[Registration]]]) -> AsyncIterator[bytes]:
+    """Write services, and let others have their turns."""
+    parts: list[bytes] = []
+    before, unsent = b"[", 0
+    for service, registrations in services:
+        instances: list[bytes] = []
+        for start in range(0, len(registrations), SLICE):
+            part = registrations[start : start + SLICE]
+            instances += map(views.current, part)
+            unsent += len(part)
+            if unsent >= SLICE:
+                await asyncio.sleep(0)
+        parts.append(before + views.whole(service, instances))
+        before = b","
+        if unsent >= SLICE:
+            yield b"".join(parts)
+            parts.clear()
+            unsent = 0
+    yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
 
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:  # noqa: ANN401 - whatever orjson takes

@@ -14,7 +14,7 @@ TICK: Final = 0.05
 SLICE: Final = 0.005
 """Seconds after which a sweep lets others run."""
 FREEZE_AFTER: Final = 1000
-"""How many new registrations make it worth hiding them from the garbage collector."""
+"""How many changes make it worth hiding what came of them from the garbage collector."""
 
 log = structlog.get_logger("luna.sweeper")
 
@@ -23,12 +23,12 @@ async def sweep_forever(registry: Registry) -> None:
     """Sweep until cancelled."""
     collector = CollectorPolicy()
     while True:
-        await sweep_once(registry)
-        collector.grown_to(registry.store.count())
+        await sweep_once(registry, collector)
+        collector.changed_to(registry.store.feed.revision)
         await asyncio.sleep(TICK)
 
 
-async def sweep_once(registry: Registry) -> None:
+async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:
     """Sweep until nothing is due, letting others run between slices."""
     expired = evicted = 0
     started = time.perf_counter()
@@ -40,6 +40,7 @@ async def sweep_once(registry: Registry) -> None:
         evicted += report.swept.evicted
         if not report.swept.more:
             break
+        collector.changed_to(registry.store.feed.revision)
         if time.perf_counter() - started >= SLICE:
             await asyncio.sleep(0)
             started = time.perf_counter()
@@ -50,9 +51,9 @@ async def sweep_once(registry: Registry) -> None:
 class CollectorPolicy:
     """Keeps the pauses of Python's cyclic garbage collector short however many instances there are.
 
-    A full collection walks every object that may be part of a cycle: some 50 ms for 100,000 instances. Registrations are never
-    part of one, their memory comes back by reference counting. So whenever many have come, what is alive is frozen: hidden from
-    the collector. A collection goes first, so that no garbage is frozen with it; it walks only what came since the last time.
+    A full collection walks every object that may be part of a cycle: 100 ms for 100,000 instances. What the registry keeps is never
+    part of one, its memory comes back by reference counting. So whenever much has changed, what is alive is frozen: hidden from the
+    collector. A collection goes first, so that no garbage is frozen with it; it walks only what came since the last time.
     """
 
     def __init__(self) -> None:
@@ -60,11 +61,9 @@ class CollectorPolicy:
         gc.collect()
         gc.freeze()
 
-    def grown_to(self, count: int) -> None:
-        """Take note of how many registrations there are."""
-        if count >= self._frozen_at + FREEZE_AFTER:
+    def changed_to(self, revision: int) -> None:
+        """Take note of how many changes there have been."""
+        if revision >= self._frozen_at + FREEZE_AFTER:
             gc.collect()
             gc.freeze()
-            self._frozen_at = count
-        else:
-            self._frozen_at = min(self._frozen_at, count + FREEZE_AFTER)
+            self._frozen_at = revision

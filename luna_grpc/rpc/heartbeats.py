@@ -47,9 +47,11 @@ class HeartbeatCall:
         self._owed = 0  # messages that came since the last answer
         self._over = False  # whether the client has half-closed
         self._ending = False  # whether the server ends the stream
-        self._resting = False  # whether the writer has only just answered
+        self._loop = asyncio.get_running_loop()
+        self._rests_until = 0.0  # when the writer may answer again, by the loop's clock
+        self._timer: asyncio.TimerHandle | None = None  # wakes the writer then
         self._wake = asyncio.Event()
-        self._told = asyncio.Event()
+        self._told: asyncio.Future[None] | None = None  # waited for by a reader that has too much to tell
 
     async def run(self) -> None:
         """Serve the stream until the client half-closes or the server wants to end it."""
@@ -62,6 +64,8 @@ class HeartbeatCall:
                 await reader  # raises what was wrong with a message as a whole
         finally:
             reader.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             await self._take_down(self._stream.close(broken=broken and not self._ending))
 
     async def _take_down(self, held: list[Registration]) -> None:
@@ -100,8 +104,8 @@ class HeartbeatCall:
                 await self._let_others_run()
         self._handled = message.sequence
         self._owed += 1
-        if not self._resting:
-            self._wake.set()
+        if self._timer is None:
+            self._wake_after(self._rests_until - self._loop.time())
 
     async def _beat(self, entry: pb.HeartbeatRequest) -> None:
         self._stream.bind(entry.instance_id, entry.generation)
@@ -117,38 +121,43 @@ class HeartbeatCall:
     async def _let_others_run(self) -> None:
         await asyncio.sleep(0)
         if len(self._failures) > MAX_FAILURES:
-            self._told.clear()
+            self._told = self._loop.create_future()
             self._wake.set()
-            await self._told.wait()
+            await self._told
+            self._told = None
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
             rest = REST if self._owed <= 1 else LONG_REST
             # The last answer, also when none is owed: on a connection that has died, what looks like a half-close is a break, and
             # this write fails.
-            last = self._last
+            last = self._over or self._ending
             if self._owed or self._failures or last:
                 await self._context.write(self._answer())
             if self._failures:
                 self._wake.set()
             elif last:
                 return
-            elif not self._last:
-                self._resting = True
-                self._wake.clear()
-                loop.call_later(rest, self._rested)
+            elif not (self._over or self._ending):
+                self._rest(rest)
 
-    @property
-    def _last(self) -> bool:
-        return self._over or self._ending
+    def _rest(self, seconds: float) -> None:
+        self._wake.clear()
+        self._rests_until = self._loop.time() + seconds
+        if self._owed and self._timer is None:  # messages came while the answer was on its way
+            self._wake_after(seconds)
+
+    def _wake_after(self, seconds: float) -> None:
+        if seconds <= 0:
+            self._wake.set()
+        else:
+            self._timer = self._loop.call_later(seconds, self._rested)
 
     def _rested(self) -> None:
-        self._resting = False
-        if self._owed:
-            self._wake.set()
+        self._timer = None
+        self._wake.set()
 
     def _answer(self) -> pb.StreamHeartbeatsResponse:
         """Say what is to be said, or a part of it; the sequence goes on when nothing is left."""
@@ -159,7 +168,8 @@ class HeartbeatCall:
             answer.failures.append(failure)
             room -= failure.ByteSize()
         if not self._failures:
-            self._told.set()
+            if self._told is not None and not self._told.done():
+                self._told.set_result(None)
             self._answered = self._handled
             self._owed = 0
         answer.sequence = self._answered

@@ -1,6 +1,7 @@
 """The gRPC server: its limits, its health, and how it stops."""
 
 import asyncio
+import logging
 from typing import Final
 
 import grpc
@@ -33,6 +34,13 @@ AGE_MARGIN: Final = 1.5
 """How much older than its streams a connection may become: time enough to be asked, whatever the jitter."""
 LAST_WORD: Final = 2.0
 """Seconds in which streams are to end before new calls are refused."""
+
+
+# Handlers log their own failures; what is left are calls that broke while they were answered, and strangers could fill the log with
+# them.
+logging.getLogger("grpc._cython.cygrpc").addFilter(
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.BaseError))
+)
 
 
 class GrpcServer:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientResponse, ClientSession
 from yarl import URL
 
-from luna_grpc.model import ITSELF, StatusReason
+from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.serve import Running, running
 from support import basic, instance_json, session, settings_for_tests
 
@@ -512,3 +512,18 @@ async def test_cors_for_origins_that_are_named() -> None:
         response = await client.get(PATH, headers=stranger)
         assert ("Access-Control-Allow-Origin" in response.headers, response.headers["Vary"]) == (False, "Origin")
         assert (await client.put(PATH, headers=stranger)).status == 403
+
+
+@pytest.mark.parametrize("services", [0, 1, 3])
+async def test_a_long_list_is_whole(rest: ClientSession, server: Running, services: int) -> None:
+    """It is written in slices; every instance stands in it once, and those that go meanwhile too."""
+    ids = {f"service-{number % services}:h:{number + 1}" for number in range(1700)} if services else set()
+    for instance_id in ids:
+        await server.registry.register(Info.of(instance_id), Status.OK, actor=ITSELF)
+    async with rest.get("/registry/v1/services/json") as response:
+        for instance_id in ids:
+            await server.registry.deregister(instance_id, actor=ITSELF)
+        listed = await response.json()
+    assert len(listed) == services
+    assert [(service["name"], service["status"]) for service in listed] == [(f"service-{n}", "UP") for n in range(services)]
+    assert sorted(instance["instanceId"] for service in listed for instance in service["instances"]) == sorted(ids)
