@@ -1,4 +1,4 @@
-"""Runs the benchmark: `python -m bench [P1 P3 … | quick]`. Only the whole run writes RESULTS.md and the plots."""
+"""Runs the benchmark: `python -m bench [P1 P3 … | quick]`. Only the whole run writes RESULTS.md and its plot."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from bench import latency, results, state, throughput
+from bench import growth, latency, results, state, throughput
 from bench.lab import Lab, Row
 
 TARGETS: Final[dict[str, Callable[[Lab], Awaitable[list[Row]]]]] = {
@@ -35,15 +35,15 @@ async def main(wanted: Sequence[str]) -> int:
     """Measure the targets wanted, or all; return 1 when one is missed."""
     instances = int(os.environ.get("INSTANCES", "100000"))
     quick = list(wanted) == ["quick"]
-    lab = Lab(instances=5_000, size=0.3) if quick else Lab(instances=instances)
+    lab = Lab(instances=5_000, size=0.3) if quick else Lab(instances=instances, runs=int(os.environ.get("RUNS", "5")))
     rows: list[Row] = []
     async with lab:
         for name in QUICK if quick else wanted or TARGETS:
             for row in await TARGETS[name](lab):
                 rows.append(row)
                 print(results.line(row), flush=True)
-    if not wanted:
-        await results.write(rows, runs=lab.runs)
+        if not wanted:
+            results.write(rows, await growth.measure(lab), runs=lab.runs)
     return 0 if all(row.met for row in rows) else 1
 
 

@@ -1,7 +1,7 @@
 """A server on grpc.aio that does nothing but check the credentials, parse and answer: what Luna's gRPC door is measured against.
 
-StreamHeartbeats answers each message, as etcd's keepalive does; with `read-only` only the last one. With `remember` it also keeps when
-it heard last of each id, in a dict: what any registry does.
+StreamHeartbeats answers each message, as etcd's keepalive does; with `read-only` only the last one. With `remember` it also keeps
+when it heard last of each id, in a dict: what any registry does.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ async def stream(_: object, context: Any) -> None:
 
 async def main() -> None:
     """Serve for ever, after one line on stdout."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)])
     handlers: dict[str, Any] = {
         "Heartbeat": grpc.unary_unary_rpc_method_handler(
             heartbeat, pb.HeartbeatRequest.FromString, pb.HeartbeatResponse.SerializeToString

@@ -149,6 +149,10 @@ async def connect(port: int, on_message: OnMessage) -> Connection:
     return connection
 
 
+def _ignore(_: int, __: bytes) -> None:
+    """Take no notice of a message."""
+
+
 async def until(done: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait for something.
 
@@ -206,7 +210,7 @@ async def calls(port: int, rpc: str, requests: list[bytes], *, count: int, concu
         begun += 1
 
     for _ in range(connections):
-        line = await connect(port, lambda stream, message: None)
+        line = await connect(port, _ignore)
         line.on_message = on_message(line)
         lines.append(line)
     async with not_the_bottleneck():
@@ -242,7 +246,7 @@ async def turns(port: int, rpc: str, messages: list[bytes], seconds: float, *, c
         return take
 
     for n in range(connections):
-        line = await connect(port, lambda stream, message: None)
+        line = await connect(port, _ignore)
         own: dict[int, bytes] = {}
         line.on_message = on_message(line, own)
         for message in messages[n::connections]:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final
+from typing import Final, Self
 
 from bench import servers
 from bench.load import LoadError
@@ -54,7 +54,7 @@ class Lab:
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _filled: dict[int, servers.Server] = field(default_factory=dict)
 
-    async def __aenter__(self) -> "Lab":
+    async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         return self
 

@@ -85,18 +85,20 @@ async def _all_at_once(count: int) -> tuple[float, float]:
             stream = _stub(channel).StreamHeartbeats(metadata=METADATA)
             for start in range(0, count, 1000):
                 await stream.write(pb.StreamHeartbeatsRequest(instance_ids=ids[start : start + 1000], sequence=start + 1000))
-            while (await stream.read()).sequence < count:
-                pass
+            async for answer in stream:
+                if answer.sequence == count:
+                    break
             renewed = time.monotonic()
             async with probing(server.rest) as probe, ClientSession(f"http://127.0.0.1:{server.rest}") as session:
                 await asyncio.sleep(ttl - 1 - (time.monotonic() - renewed))
-                while not await _is_down(session, ids[-1]):  # it was renewed last, and leases end in the order of their deadlines
+                # It was renewed last, and leases end in the order of their deadlines.
+                while not await _is_down(session, ids[-1]):  # noqa: ASYNC110 - it happens in another process
                     await asyncio.sleep(0.01)
                 took = time.monotonic() - renewed - ttl
                 await asyncio.sleep(0.5)
                 held = probe.longest(since=renewed + ttl - 1)
-                async with session.get("/registry/v1/services/json", headers={"Authorization": load.AUTHORIZATION}) as answer:
-                    left = (await answer.text()).count('"status":"OK"')
+                async with session.get("/registry/v1/services/json", headers={"Authorization": load.AUTHORIZATION}) as listed:
+                    left = (await listed.text()).count('"status":"OK"')
                 if left:
                     raise load.LoadError(f"{left} instances are not DOWN")
                 return held, took

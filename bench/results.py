@@ -1,12 +1,16 @@
 """The table and the plots, as RESULTS.md shows them."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import Final
 
+from matplotlib import pyplot as plt
+
+from bench.growth import Point
 from bench.lab import Row
 
 RESULTS: Final = Path(__file__).with_name("RESULTS.md")
@@ -29,15 +33,54 @@ def _number(figure: float) -> str:
     return f"{figure:,.3g}" if figure < FEW else f"{figure:,.0f}"
 
 
-async def write(rows: Sequence[Row], *, runs: int) -> None:
-    """Write RESULTS.md."""
+def write(rows: Sequence[Row], points: Sequence[Point], *, runs: int) -> None:
+    """Write RESULTS.md and the plot."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     table = "\n".join(map(line, rows))
+    growth = "\n".join(f"| {' | '.join(map(_number, astuple(point)))} |" for point in points)
+    _plot(points)
     RESULTS.write_text(f"""# Results
 
-Made by `make bench` on {datetime.now(UTC):%Y-%m-%d}, Python {python_version()}, {packages}.
+Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {_processor()}, Python {python_version()}, {packages}. One line again:
+`make bench ONLY=P3`. What is measured, and how: [README.md](README.md). Why a target is not met: [LIMITS.md](LIMITS.md).
+
+A ratio is of two medians of {runs} runs, taken turn by turn, with one core for the server and another one for the load.
 
 | target | work | Luna | beside | ratio | to reach | met |
 |---|---|---|---|---|---|---|
 {table}
+
+## What more instances cost
+
+![Heartbeats a second, memory and time of lists over the number of instances](growth.svg)
+
+| instances | REST heartbeats/s | stream heartbeats/s | memory, MB | panel, first page, ms | ListServices, first page, ms |
+|---|---|---|---|---|---|
+{growth}
 """)
+
+
+def _processor() -> str:
+    text = Path("/proc/cpuinfo").read_text()
+    return next((line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")), "unknown processor")
+
+
+def _plot(points: Sequence[Point]) -> None:
+    plt.rcParams["svg.hashsalt"] = "luna"  # so that the same figures give the same file
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    sizes = [point.instances for point in points]
+    plots = (
+        ("heartbeats/s", {"stream, one a message": [p.stream for p in points], "REST": [p.put for p in points]}, "linear"),
+        ("memory, MB", {"": [p.memory for p in points]}, "log"),
+        ("first page, ms", {"panel": [p.panel for p in points], "ListServices": [p.page for p in points]}, "log"),
+    )
+    for axis, (title, lines, scale) in zip(axes, plots, strict=True):
+        for label, values in lines.items():
+            axis.plot(sizes, values, marker="o", label=label)
+        axis.set(title=title, xlabel="instances", xscale="log", yscale=scale)
+        axis.grid(visible=True, alpha=0.3)
+        if len(lines) > 1:
+            axis.legend()
+        if scale == "linear":
+            axis.set_ylim(bottom=0)
+    figure.savefig(RESULTS.with_name("growth.svg"), metadata={"Date": None})

@@ -8,14 +8,17 @@ MESSAGES = 200
 """In one stream of h2load, which counts finished streams only."""
 
 
-def _put(lab: Lab, port: int, ids: list[str]) -> Measure:
+def put_heartbeats(lab: Lab, port: int, ids: list[str]) -> Measure:
+    """REST heartbeats for each of the ids in turn."""
     requests = [(f"/registry/v1/instances/{instance_id}", servers.as_json(instance_id)) for instance_id in ids]
     return lambda: load.put(port, requests, seconds=5 * lab.size)
 
 
-def _streams(lab: Lab, port: int, ids: list[str], *, size: int, messages: int = MESSAGES, streams: int, at_once: int = 0) -> Measure:
+def stream_heartbeats(
+    lab: Lab, port: int, ids: list[str], *, size: int, messages: int = MESSAGES, streams: int, at_once: int = 0
+) -> Measure:
     """Send `messages` messages on each of many streams; they name the ids in turn, `size` in each."""
-    shape = {"connections": at_once, "concurrent": 1} if at_once else {}
+    connections, concurrent = (at_once, 1) if at_once else (4, 8)
     bodies = [
         pb.StreamHeartbeatsRequest(
             instance_ids=[ids[(n * size + k) % len(ids)] for k in range(size)], sequence=n + 1
@@ -25,7 +28,8 @@ def _streams(lab: Lab, port: int, ids: list[str], *, size: int, messages: int = 
 
     async def run() -> float:
         calls = max(4, int(streams * lab.size))
-        return size * messages * await load.call(port, SERVICE + "StreamHeartbeats", bodies, calls=calls, **shape)
+        rpc = SERVICE + "StreamHeartbeats"
+        return size * messages * await load.call(port, rpc, bodies, calls=calls, connections=connections, concurrent=concurrent)
 
     return run
 
@@ -45,7 +49,9 @@ async def p1(lab: Lab) -> list[Row]:
     server, ids = await lab.filled()
     port = await lab.bare("http")
     await servers.fill(server.rest, ids[:20_000], method="PUT")  # see p5
-    figure, other = await lab.in_turn(accepted(server, _put(lab, server.rest, ids[:20_000])), _put(lab, port, ids[:20_000]))
+    figure, other = await lab.in_turn(
+        accepted(server, put_heartbeats(lab, server.rest, ids[:20_000])), put_heartbeats(lab, port, ids[:20_000])
+    )
     return [Row("P1", "REST PUT heartbeat", figure, "/s", 0.85, "bare aiohttp", other)]
 
 
@@ -61,9 +67,7 @@ async def p2(lab: Lab) -> list[Row]:
     def call(port: int, rpc: str, body: list[bytes]) -> Measure:
         return lambda: load.call(port, SERVICE + rpc, body, calls=calls)
 
-    figure, other = await lab.in_turn(
-        accepted(server, call(server.grpc, "Heartbeat", beat), calls), call(port, "Heartbeat", beat)
-    )
+    figure, other = await lab.in_turn(accepted(server, call(server.grpc, "Heartbeat", beat), calls), call(port, "Heartbeat", beat))
     registered, other_registered = await lab.in_turn(
         _registered(server, call(server.grpc, "Register", registration), calls), call(port, "Register", registration)
     )
@@ -93,9 +97,9 @@ async def p3(lab: Lab) -> list[Row]:
     bare, reading = await lab.bare("grpc"), await lab.bare("grpc", "read-only")
     streams = int(300 * lab.size)
     figure, other, most, etcd = await lab.in_turn(
-        accepted(server, _streams(lab, server.grpc, ids[:20], size=1, streams=300), streams * MESSAGES),
-        _streams(lab, bare, ids[:20], size=1, streams=300),
-        _streams(lab, reading, ids[:20], size=1, streams=300),
+        accepted(server, stream_heartbeats(lab, server.grpc, ids[:20], size=1, streams=300), streams * MESSAGES),
+        stream_heartbeats(lab, bare, ids[:20], size=1, streams=300),
+        stream_heartbeats(lab, reading, ids[:20], size=1, streams=300),
         lambda: peers.etcd_keepalives(calls=streams, messages=MESSAGES),
     )
     work = "StreamHeartbeats, one id a message"
@@ -127,8 +131,8 @@ async def p4(lab: Lab) -> list[Row]:
     bare = await lab.bare("grpc")
     streams = int(60 * lab.size)
     figure, other, etcd = await lab.in_turn(
-        accepted(server, _streams(lab, server.grpc, ids[:1000], size=100, streams=60), streams * MESSAGES * 100),
-        _streams(lab, bare, ids[:1000], size=100, streams=60),
+        accepted(server, stream_heartbeats(lab, server.grpc, ids[:1000], size=100, streams=60), streams * MESSAGES * 100),
+        stream_heartbeats(lab, bare, ids[:1000], size=100, streams=60),
         lambda: peers.etcd_keepalives(calls=streams, messages=MESSAGES),
     )
     work = "StreamHeartbeats, 100 ids a message"
@@ -139,7 +143,7 @@ async def p4(lab: Lab) -> list[Row]:
 
 
 async def p5(lab: Lab) -> list[Row]:
-    """P1 to P4 over all ids, shuffled: what 100 times as many instances cost, beside what they cost a server that only has a dict."""
+    """P1 to P4 over all ids, shuffled: what 100 times as many instances cost, beside what they cost a server with only a dict."""
     few, many = 1000, lab.instances
     luna = {count: (await lab.filled(count))[0] for count in (few, many)}
     bare = {count: {name: await lab.bare(name, "remember") for name in ("http", "grpc")} for count in (few, many)}
@@ -149,27 +153,20 @@ async def p5(lab: Lab) -> list[Row]:
 
     def measures(count: int, rest: int, grpc: int) -> list[tuple[str, Measure]]:
         return [
-            ("P1, PUT", _put(lab, rest, ids[count])),
+            ("P1, PUT", put_heartbeats(lab, rest, ids[count])),
             ("P2, Heartbeat", _calls(lab, grpc, ids[count])),
-            ("P3, one id a message", _streams(lab, grpc, ids[count], size=1, messages=20_000, streams=8)),
-            # One stream after the other, and each id ten times on each: at the first it is bound, and no one binds all ids on many streams.
-            ("P4, 100 ids a message", _streams(lab, grpc, ids[count], size=100, messages=10_000, streams=4, at_once=1)),
+            ("P3, one id a message", stream_heartbeats(lab, grpc, ids[count], size=1, messages=20_000, streams=8)),
+            # One stream after the other, as no one binds all ids on many streams; ten times each id, as the first time it is bound.
+            ("P4, 100 ids a message", stream_heartbeats(lab, grpc, ids[count], size=100, messages=10_000, streams=4, at_once=1)),
         ]
 
     rows = []
-    sides = {count: (measures(count, luna[count].rest, luna[count].grpc), measures(count, **_ports(bare[count]))) for count in (few, many)}
-    for n in range(len(sides[few][0])):
-        name = sides[few][0][n][0]
+    ours = {count: measures(count, luna[count].rest, luna[count].grpc) for count in (few, many)}
+    theirs = {count: measures(count, bare[count]["http"], bare[count]["grpc"]) for count in (few, many)}
+    for n, (name, _) in enumerate(ours[few]):
         ours_few, ours_many, bare_few, bare_many = await lab.in_turn(
-            accepted(luna[few], sides[few][0][n][1]),
-            accepted(luna[many], sides[many][0][n][1]),
-            sides[few][1][n][1],
-            sides[many][1][n][1],
+            accepted(luna[few], ours[few][n][1]), accepted(luna[many], ours[many][n][1]), theirs[few][n][1], theirs[many][n][1]
         )
         work = f"{many:,} instances over {few:,}: {name}"
         rows.append(Row("P5", work, ours_many / ours_few, "×", 0.9, "bare with a dict", bare_many / bare_few))
     return rows
-
-
-def _ports(bare: dict[str, int]) -> dict[str, int]:
-    return {"rest": bare["http"], "grpc": bare["grpc"]}

@@ -86,10 +86,12 @@ class LeaseQueue(Generic[L]):
         for _ in range(limit):
             if not heap or heap[0][0] > now:
                 break
-            lease = heap[0][_LEASE]
+            entry = heap[0]
+            lease = entry[_LEASE]
             if lease is not None and lease.live and lease.deadline > now:
-                lease.entry = [lease.deadline, next(self._order), lease]
-                heapq.heapreplace(heap, lease.entry)
+                # The same list again: new ones would be work for the garbage collector.
+                entry[:2] = lease.deadline, next(self._order)
+                heapq.heapreplace(heap, entry)
                 continue
             heapq.heappop(heap)
             if lease is not None:

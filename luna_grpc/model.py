@@ -167,12 +167,8 @@ class Info:
     weight: int | None
     """Share of the requests for client-side load balancing, 1 or more; None: not told."""
     metadata: Mapping[str, str]
-
-    @property
-    def size(self) -> int:
-        """How many characters it has: what it takes in memory beyond a fixed amount follows from that."""
-        said = self.metadata
-        return len(self.instance_id) + len(self.url) + len(self.description) + sum(map(len, said)) + sum(map(len, said.values()))
+    size: int
+    """How many characters it has: what it takes in memory beyond a fixed amount follows from that."""
 
     @classmethod
     def of(
@@ -193,14 +189,17 @@ class Info:
 
         """
         check_instance_id(instance_id)
+        url = _checked_url(url, f"http://{instance_id.partition(':')[2]}/")
+        checked, size = _checked_metadata(metadata) if metadata else (NO_METADATA, 0)
         return cls(
             instance_id=instance_id,
             name=_checked_name(name or service_name_of(instance_id)),
             description=_checked_description(description),
             version=_checked_version(version),
-            url=_checked_url(url, f"http://{instance_id.partition(':')[2]}/"),
+            url=url,
             weight=_checked_weight(weight) if weight else None,
-            metadata=_checked_metadata(metadata) if metadata else NO_METADATA,
+            metadata=checked,
+            size=size + len(instance_id) + len(url) + len(description),
         )
 
 
@@ -263,12 +262,13 @@ def _checked_weight(weight: int) -> int:
     return weight
 
 
-def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+def _checked_metadata(metadata: Mapping[str, str]) -> tuple[Mapping[str, str], int]:
+    """Return what to keep, and how many characters it has."""
     items = tuple(metadata.items())
     return (_checked_few if len(items) <= FEW else _checked_items)(items)
 
 
-def _checked_items(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+def _checked_items(items: tuple[tuple[str, str], ...]) -> tuple[Mapping[str, str], int]:
     if len(items) > MAX_METADATA:
         raise InvalidArgumentError(f"metadata has {len(items)} entries; at most {MAX_METADATA} are allowed", field="metadata")
     for key, value in items:
@@ -280,7 +280,8 @@ def _checked_items(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
             raise InvalidArgumentError(
                 f"the metadata value of {shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
             )
-    return MappingProxyType({_same(key): _same(value) for key, value in items})
+    kept = MappingProxyType({_same(key): _same(value) for key, value in items})
+    return kept, sum(len(key) + len(value) for key, value in items)
 
 
 _checked_few: Final = _remembering(_checked_items)

@@ -11,7 +11,7 @@ from luna_grpc.registry import Registry
 
 TICK: Final = 0.05
 """Seconds between two sweeps, so an expiry is declared at most this long after its deadline, and a slice."""
-SLICE: Final = 0.005
+SLICE: Final = 0.003
 """Seconds after which a sweep lets others run."""
 FREEZE_AFTER: Final = 1000
 """How many changes make it worth hiding what came of them from the garbage collector."""

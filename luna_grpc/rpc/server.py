@@ -27,6 +27,8 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # defaults (1,000 and 3,000) gRPC ends them with CANCELLED, which nobody tries again.
     ("grpc.server.max_pending_requests", 1_000_000),
     ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+    # No pings that measure the bandwidth: on an idle connection each heartbeat would be followed by one, and they are small.
+    ("grpc.http2.bdp_probe", 0),
     # Clients may ping every 5 s, with or without calls.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
