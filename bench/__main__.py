@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import nan
 from typing import Final
 
 from bench import growth, latency, results, state, throughput
 from bench.lab import Lab, Row
+from bench.load import LoadError
 
 TARGETS: Final[dict[str, Callable[[Lab], Awaitable[list[Row]]]]] = {
     "P1": throughput.p1,
@@ -39,8 +41,12 @@ async def main(wanted: Sequence[str]) -> int:
     rows: list[Row] = []
     async with lab:
         for name in QUICK if quick else wanted or TARGETS:
-            for row in await TARGETS[name](lab):
-                rows.append(row)
+            try:
+                measured = await TARGETS[name](lab)
+            except LoadError as error:
+                measured = [Row(name, f"does not count: {str(error).splitlines()[0]}", nan, "", 1)]
+            rows += measured
+            for row in measured:
                 print(results.line(row), flush=True)
         if not wanted:
             results.write(rows, await growth.measure(lab), runs=lab.runs)
