@@ -265,7 +265,8 @@ def _endless(ids: list[str]) -> Iterator[list[str]]:
 
 async def p10(lab: Lab) -> list[Row]:
     """The first page of a large panel, and a long list."""
-    server, ids = await lab.filled()
+    server, _ = await lab.filled()
+    count = await server.instances()
     async with ClientSession(f"http://127.0.0.1:{server.rest}", headers={"Authorization": load.AUTHORIZATION}) as session:
         pages = []
         for _ in range(100):
@@ -273,11 +274,11 @@ async def p10(lab: Lab) -> list[Row]:
             async with session.get("/registry/v1/services/") as answer:
                 text = await answer.text()
             pages.append(time.monotonic() - began)
-        if not re.search(rf"\b{len(ids):,}\b|\b{len(ids)}\b", text):
+        if not re.search(rf"\b{count}\b", text):
             raise load.LoadError("the panel does not count all instances")
     list_time, held = await _list(10_000)
     return [
-        Row("P10", f"panel, first page, {len(ids):,} instances, p95", 1000 * percentile(pages, 0.95), "ms", 50),
+        Row("P10", f"panel, first page, {lab.instances:,} instances, p95", 1000 * percentile(pages, 0.95), "ms", 50),
         Row("P10", "all of 10,000 instances as JSON", 1000 * list_time, "ms", 100),
         Row("P10", "the same: lists/s", 1 / list_time, "/s", 40, "the original Luna", 1 / ORIGINAL_LIST),
         Row("P10", "the same: the longest that another request waits", held, "ms", 20),

@@ -56,8 +56,15 @@ class Server:
 
     async def heartbeats(self) -> int:
         """Return how many heartbeats it has accepted, by its own count."""
+        return await self._says("heartbeats")
+
+    async def instances(self) -> int:
+        """Return how many instances are registered, by its own count."""
+        return await self._says("instances")
+
+    async def _says(self, what: str) -> int:
         async with ClientSession(f"http://127.0.0.1:{self.rest}") as session, session.get("/readyz?verbose") as answer:
-            match = re.search(r"heartbeats: (\d+)", await answer.text())
+            match = re.search(rf"{what}: (\d+)", await answer.text())
             assert match is not None
             return int(match[1])
 
