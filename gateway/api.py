@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
 from gateway import views
-from luna_grpc.model import Actor, Door, check_instance_id
+from luna_grpc.model import Actor, Door, Instance, check_instance_id
 from luna_grpc.registry import Beat, Registry
 from luna_grpc.store import Echo, Registration
 
@@ -29,7 +29,7 @@ class Api:
         instance_id = _instance_id(request)
         info, status = views.read_instance(instance_id, await request.read())
         registration = await self._registry.register(info, status, actor=_actor(request, user))
-        return _json(views.current(registration), status=201)
+        return _json(_current(registration), status=201)
 
     async def put_instance(self, request: web.Request, user: str) -> web.Response:
         """Renew an instance's lease, and replace what is known of it; an empty body only renews."""
@@ -50,33 +50,39 @@ class Api:
     async def get_instance(self, request: web.Request, _: str) -> web.Response:
         """Show an instance."""
         registration = self._registry.get(_instance_id(request))
-        return _json(views.current(registration))
+        return _json(_current(registration))
 
     async def delete_instance(self, request: web.Request, user: str) -> web.Response:
         """Deregister an instance."""
         await self._registry.deregister(_instance_id(request), actor=_actor(request, user))
         return web.Response(text="OK")
 
-    async def get_services(self, _: web.Request, __: str) -> web.Response:
-        """Show all services and instances that there are at this moment, however long it takes to write them."""
-        services = [(views.service(service), list(service.registrations)) for service in self._registry.services()]
-        return web.Response(body=_written(services), headers=_JSON)
+    async def get_services(self, request: web.Request, _: str) -> web.Response:
+        """Show all services as they are at this moment, however long it takes to write them."""
+        services = [
+            (views.service(service), [(each.instance, each.last_heartbeat) for each in service.registrations])
+            for service in self._registry.services()
+        ]
+        response = web.Response(body=_written(services), headers=_JSON)
+        if request.version < HttpVersion11:  # only the end of the connection tells it that the list is over
+            response.force_close()
+        return response
 
     async def get_service(self, request: web.Request, _: str) -> web.Response:
         """Show one service."""
         service = self._registry.service(request.match_info["name"])
-        return _json(views.whole(views.service(service), map(views.current, service.registrations)))
+        return _json(views.whole(views.service(service), [_current(registration) for registration in service.registrations]))
 
 
-async def _written(services: Iterable[tuple[dict[str, Any], list[Registration]]]) -> AsyncIterator[bytes]:
+async def _written(services: Iterable[tuple[dict[str, Any], list[tuple[Instance, int]]]]) -> AsyncIterator[bytes]:
     """Write services, and let others have their turns."""
     parts: list[bytes] = []
     before, unsent = b"[", 0
-    for service, registrations in services:
+    for service, moments in services:
         instances: list[bytes] = []
-        for start in range(0, len(registrations), SLICE):
-            part = registrations[start : start + SLICE]
-            instances += map(views.current, part)
+        for start in range(0, len(moments), SLICE):
+            part = moments[start : start + SLICE]
+            instances += [views.instance(*moment) for moment in part]
             unsent += len(part)
             if unsent >= SLICE:
                 await asyncio.sleep(0)
@@ -87,6 +93,10 @@ async def _written(services: Iterable[tuple[dict[str, Any], list[Registration]]]
             parts.clear()
             unsent = 0
     yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
+
+
+def _current(registration: Registration) -> bytes:
+    return views.instance(registration.instance, registration.last_heartbeat)
 
 
 def json_response(data: Any, *, status: int = 200) -> web.Response:  # noqa: ANN401 - whatever orjson takes

@@ -102,7 +102,7 @@ class RestServer:
             if method == hdrs.METH_GET:
                 self.app.router.add_route(hdrs.METH_HEAD, path, handler)
         # Last: whatever is none of these.
-        self.app.router.add_route(hdrs.METH_ANY, "/{path:.*}", guard.open(self._elsewhere))
+        self.app.router.add_route(hdrs.METH_ANY, "/{path:(?s:.*)}", guard.open(self._elsewhere))
 
     async def _elsewhere(self, request: web.Request, _: str) -> web.Response:
         """Answer what a browser asks before it asks, and refuse the rest."""

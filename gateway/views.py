@@ -7,7 +7,7 @@ import orjson
 
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import NO_METADATA, Info, Instance, Status, shown
-from luna_grpc.store import Registration, Service
+from luna_grpc.store import Service
 
 _REQUIRED: Final = ("instanceId", "name", "version", "url", "status")
 """What the original Luna required; the rest may be missing or null."""
@@ -94,9 +94,9 @@ def _metadata(metadata: object) -> Mapping[str, str]:
 # Out
 
 
-def current(registration: Registration) -> bytes:
-    """Write an instance as JSON, as it is now."""
-    return heard(all_but_last_heartbeat(registration.instance), registration.last_heartbeat)
+def instance(now: Instance, last_heartbeat: int) -> bytes:
+    """Write an instance as JSON."""
+    return heard(all_but_last_heartbeat(now), last_heartbeat)
 
 
 def all_but_last_heartbeat(now: Instance) -> bytes:

@@ -23,8 +23,10 @@ MAX_DESCRIPTION: Final = 1024
 MAX_URL: Final = 2048
 MAX_WEIGHT: Final = 2**32 - 1
 MAX_METADATA: Final = 64
+SHORT: Final = 128
+"""A text with no more characters than this is one object for all instances that have the same."""
 FEW: Final = 8
-"""Metadata with no more entries than this is one object for all instances that have the same."""
+"""Metadata with no more entries than this, all short, is one object for all instances that have the same."""
 MAX_METADATA_KEY: Final = 128
 MAX_METADATA_VALUE: Final = 1024
 MAX_OWNER: Final = 128
@@ -93,7 +95,8 @@ ITSELF: Final = Actor(user="", door=Door.INTERNAL)
 
 
 # What was found good is not checked again, and equal texts become one object: names, versions and labels are the same for many
-# instances. Not `sys.intern`: on Python 3.12 interned strings are never freed.
+# instances. Only short texts, so that what is remembered stays small. Not `sys.intern`: on Python 3.12 interned strings are never
+# freed.
 _remembering: Final = lru_cache(maxsize=4096)
 
 
@@ -194,7 +197,7 @@ class Info:
         return cls(
             instance_id=instance_id,
             name=_checked_name(name or service_name_of(instance_id)),
-            description=_checked_description(description),
+            description=(_short_description if len(description) <= SHORT else _checked_description)(description),
             version=_checked_version(version),
             url=url,
             weight=_checked_weight(weight) if weight else None,
@@ -232,9 +235,11 @@ def _printable(field: str, text: str, most: int) -> str:
     return text
 
 
-@_remembering
 def _checked_description(description: str) -> str:
     return _limited("description", description, MAX_DESCRIPTION)
+
+
+_short_description: Final = _remembering(_checked_description)
 
 
 @_remembering
@@ -265,7 +270,8 @@ def _checked_weight(weight: int) -> int:
 def _checked_metadata(metadata: Mapping[str, str]) -> tuple[Mapping[str, str], int]:
     """Return what to keep, and how many characters it has."""
     items = tuple(metadata.items())
-    return (_checked_few if len(items) <= FEW else _checked_items)(items)
+    few = len(items) <= FEW and max(len(value) for _, value in items) <= SHORT
+    return (_checked_few if few else _checked_items)(items)
 
 
 def _checked_items(items: tuple[tuple[str, str], ...]) -> tuple[Mapping[str, str], int]:
@@ -280,7 +286,7 @@ def _checked_items(items: tuple[tuple[str, str], ...]) -> tuple[Mapping[str, str
             raise InvalidArgumentError(
                 f"the metadata value of {shown(key)} is not text of at most {MAX_METADATA_VALUE} characters", field="metadata"
             )
-    kept = MappingProxyType({_same(key): _same(value) for key, value in items})
+    kept = MappingProxyType({_same(key): _same(value) if len(value) <= SHORT else value for key, value in items})
     return kept, sum(len(key) + len(value) for key, value in items)
 
 

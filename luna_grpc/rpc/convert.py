@@ -139,8 +139,7 @@ def fill(message: pb.Instance, instance: Instance, last_heartbeat: int) -> None:
     message.url = said.url
     message.status_reason = _REASON_OUT[instance.reason]
     message.generation = instance.generation
-    if said.weight is not None:
-        message.balancer_options.weight = said.weight
+    message.balancer_options.weight = said.weight or 0  # the message is there also when there is no weight
     for key, value in said.metadata.items():
         message.metadata[key] = value
     _set(message.last_heartbeat, last_heartbeat)

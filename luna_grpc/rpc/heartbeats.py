@@ -106,6 +106,8 @@ class HeartbeatCall:
         self._owed += 1
         if self._timer is None:
             self._wake_after(self._rests_until - self._loop.time())
+        if len(self._failures) > MAX_FAILURES:
+            await self._let_others_run()
 
     async def _beat(self, entry: pb.HeartbeatRequest) -> None:
         self._stream.bind(entry.instance_id, entry.generation)

@@ -3,6 +3,7 @@
 Recorded from the original Luna, whose clients must go on working.
 """
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from aiohttp import ClientResponse, ClientSession
 from yarl import URL
 
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
+from luna_grpc.registry import Beat
 from luna_grpc.serve import Running, running
 from support import basic, instance_json, session, settings_for_tests
 
@@ -522,8 +524,31 @@ async def test_a_long_list_is_whole(rest: ClientSession, server: Running, servic
         await server.registry.register(Info.of(instance_id), Status.OK, actor=ITSELF)
     async with rest.get("/registry/v1/services/json") as response:
         for instance_id in ids:
+            await server.registry.heartbeat(Beat(instance_id, info=Info.of(instance_id, name="new")), actor=ITSELF)
             await server.registry.deregister(instance_id, actor=ITSELF)
         listed = await response.json()
     assert len(listed) == services
     assert [(service["name"], service["status"]) for service in listed] == [(f"service-{n}", "UP") for n in range(services)]
+    assert all(instance["name"] == service["name"] for service in listed for instance in service["instances"])
     assert sorted(instance["instanceId"] for service in listed for instance in service["instances"]) == sorted(ids)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_old_clients_learn_where_a_list_ends(server: Running, version: str) -> None:
+    """Who does not know chunks, by the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.rest_port)
+    writer.write(
+        f"GET /registry/v1/services/json HTTP/{version}\r\nHost: localhost\r\n"
+        f"Connection: {'keep-alive' if version == '1.0' else 'close'}\r\nAuthorization: {basic()}\r\n\r\n".encode()
+    )
+    assert b"[]" in await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/registry/%0A/x"), ("GET", "/registry/v1/x%0Ay/z"), ("GET", "/%72egistry/x/y")]
+)
+async def test_nothing_below_the_prefix_is_answered_without_credentials(server: Running, method: str, path: str) -> None:
+    """Whatever stands in the path."""
+    async with ClientSession(f"http://127.0.0.1:{server.rest_port}") as anonymous:
+        await refused(await anonymous.get(URL(path, encoded=True)), 401, "UNAUTHENTICATED")

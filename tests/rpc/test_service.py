@@ -10,6 +10,7 @@ from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.registry import Beat
 from luna_grpc.rpc import heartbeats, listing, watches
 from luna_grpc.serve import Running, running
+from luna_grpc.streams import HeartbeatStream
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import Stub, channel, field_violation, settings_for_tests
@@ -337,6 +338,37 @@ async def test_a_flood_of_failures_comes_in_answers_of_bounded_size(stub: Stub) 
     assert {answer.sequence for answer in told[:-1]} == {0}
     assert answers[-1].sequence == 5
     assert sorted(failure.instance_id for answer in answers for failure in answer.failures) == sorted(ids)
+
+
+async def test_failures_in_small_messages_are_bounded_too(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads no answers is not read any further."""
+    monkeypatch.setattr(heartbeats, "MAX_FAILURES", 1000)
+
+    class Deaf:
+        """A client that sends on and on and takes no answer."""
+
+        read_so_far = 0
+
+        async def read(self) -> pb.StreamHeartbeatsRequest:
+            self.read_so_far += 1
+            await asyncio.sleep(0)
+            return pb.StreamHeartbeatsRequest(instance_ids=[f"a{self.read_so_far}:h:{number}" for number in range(1, 101)])
+
+        async def write(self, _: object) -> None:
+            await asyncio.Event().wait()
+
+        def peer(self) -> str:
+            return "test"
+
+    deaf: Any = Deaf()
+    call = heartbeats.HeartbeatCall(HeartbeatStream(server.registry, ITSELF), pb.Lease(), deaf)
+    running = asyncio.create_task(call.run())
+    for _ in range(500):
+        await asyncio.sleep(0)
+    assert 10 <= deaf.read_so_far <= 12
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_a_bug_is_not_shown_to_clients(stub: Stub, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
