@@ -545,10 +545,8 @@ async def test_old_clients_learn_where_a_list_ends(server: Running, version: str
     writer.close()
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/registry/%0A/x"), ("GET", "/registry/v1/x%0Ay/z"), ("GET", "/%72egistry/x/y")]
-)
-async def test_nothing_below_the_prefix_is_answered_without_credentials(server: Running, method: str, path: str) -> None:
+@pytest.mark.parametrize("path", ["/registry/%0A/x", "/registry/v1/x%0Ay/z", "/%72egistry/x/y"])
+async def test_nothing_below_the_prefix_is_answered_without_credentials(server: Running, path: str) -> None:
     """Whatever stands in the path."""
     async with ClientSession(f"http://127.0.0.1:{server.rest_port}") as anonymous:
         await refused(await anonymous.get(URL(path, encoded=True)), 401, "UNAUTHENTICATED")
