@@ -50,7 +50,10 @@ async def main(wanted: Sequence[str]) -> int:
                 print(results.line(row), flush=True)
         if not wanted:
             results.write(rows, await growth.measure(lab), runs=lab.runs)
-    return 0 if all(row.met for row in rows) else 1
+    missed = sum(not row.met for row in rows)
+    if missed:
+        print(f"{missed} of {len(rows)} lines are below what is to be reached; bench/LIMITS.md says why some are.", file=sys.stderr)
+    return 1 if missed else 0
 
 
 @contextmanager
