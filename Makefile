@@ -27,7 +27,7 @@ $(VENV)/ready-to-test: $(VENV)/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
-# All of it takes 40 minutes and writes bench/RESULTS.md; `make bench ONLY=quick` or ONLY=P3 shows a part. Needs wrk, h2load and
+# All of it takes half an hour and writes bench/RESULTS.md; `make bench ONLY=quick` or ONLY=P3 shows a part. Needs wrk, h2load and
 # taskset (Debian: wrk nghttp2-client util-linux), and two cores with nothing else on them; etcd-server for the comparison with it.
 bench: $(VENV)/ready-to-bench
 	$(BIN)/python -m bench $(ONLY)

@@ -39,6 +39,8 @@ async def main(wanted: Sequence[str]) -> int:
     quick = list(wanted) == ["quick"]
     lab = Lab(instances=5_000, size=0.3) if quick else Lab(instances=instances, runs=int(os.environ.get("RUNS", "5")))
     rows: list[Row] = []
+    print(f"{lab.instances:,} instances, medians of {lab.runs} runs; figures vary by a third, ratios less (bench/README.md)")
+    print(results.HEAD, flush=True)
     async with lab:
         for name in QUICK if quick else wanted or TARGETS:
             try:
@@ -50,9 +52,9 @@ async def main(wanted: Sequence[str]) -> int:
                 print(results.line(row), flush=True)
         if not wanted:
             results.write(rows, await growth.measure(lab), runs=lab.runs)
-    missed = sum(not row.met for row in rows)
+    missed = [f"{row.target} ({row.work}{', beside ' + row.beside if row.beside else ''})" for row in rows if not row.met]
     if missed:
-        print(f"{missed} of {len(rows)} lines are below what is to be reached; bench/LIMITS.md says why some are.", file=sys.stderr)
+        print(f"below what is to be reached: {'; '.join(missed)}. Those that are known to be: bench/LIMITS.md.", file=sys.stderr)
     return 1 if missed else 0
 
 

@@ -18,6 +18,10 @@ PACKAGES: Final = ("grpcio", "protobuf", "aiohttp", "uvloop", "orjson")
 FEW: Final = 1000
 
 
+HEAD: Final = """| target | work | Luna | beside | ratio | to reach | met |
+|---|---|---|---|---|---|---|"""
+
+
 def line(row: Row) -> str:
     """Write a row of the table."""
     met = "–" if not row.bound else "yes" if row.met else "**no**"
@@ -46,8 +50,7 @@ Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}: {_processor()}, Python 
 
 A ratio is of two medians of {runs} runs, taken turn by turn, with one core for the server and another one for the load.
 
-| target | work | Luna | beside | ratio | to reach | met |
-|---|---|---|---|---|---|---|
+{HEAD}
 {table}
 
 ## What more instances cost
