@@ -10,7 +10,7 @@ from aiohttp import ClientSession
 
 from bench import servers, throughput
 from bench.lab import Lab
-from bench.load import AUTHORIZATION
+from bench.load import AUTHORIZATION, METADATA
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 
@@ -67,6 +67,6 @@ async def _page(port: int) -> float:
         stub = registry_pb2_grpc.RegistryStub(channel)
         for _ in range(30):
             began = time.monotonic()
-            await stub.ListServices(pb.ListServicesRequest(), metadata=(("authorization", AUTHORIZATION),))
+            await stub.ListServices(pb.ListServicesRequest(), metadata=METADATA)
             times.append(time.monotonic() - began)
     return median(times)

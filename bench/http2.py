@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from bench.load import AUTHORIZATION, LoadError
+from bench.load import AUTHORIZATION, LoadError, framed
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
 
     def send(self, stream: int, message: bytes, *, end: bool = False) -> None:
         """Send a message; nothing goes out before `flush`."""
-        self._frame(DATA, END_STREAM if end else 0, stream, b"\0" + len(message).to_bytes(4, "big") + message)
+        self._frame(DATA, END_STREAM if end else 0, stream, framed((message,)))
 
     def flush(self) -> None:
         """Write what has been said since the last time."""

@@ -28,7 +28,6 @@ class Row:
     beside: str = ""
     """What it was measured against, or empty."""
     other: float = 0.0
-    note: str = ""
 
     @property
     def ratio(self) -> float:

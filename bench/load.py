@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-LOAD_CORE: Final = ["taskset", "-c", "1"]
 AUTHORIZATION: Final = "Basic YWRtaW46"
+METADATA: Final = (("authorization", AUTHORIZATION),)
 LUA: Final = """
 -- Sends the requests of a file in turn: a path and a body a line, with a tab between.
 local requests, at = {}, 0
@@ -90,7 +90,8 @@ async def call(
 
 
 async def _run(command: list[str]) -> str:
-    process = await asyncio.create_subprocess_exec(*LOAD_CORE, *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # On the core of this process; see __main__.
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output, _ = await process.communicate()
     if process.returncode != 0:
         raise LoadError(output.decode())

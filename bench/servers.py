@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 from aiohttp import ClientSession
 
-from bench.load import AUTHORIZATION, LoadError
+from bench.load import AUTHORIZATION, METADATA, LoadError
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 
@@ -52,7 +52,7 @@ class Server:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc}") as channel:
             stub = registry_pb2_grpc.RegistryStub(channel)
             request = pb.RegisterRequest(instance=pb.Instance(instance_id="bench:localhost:1"), replace=True)
-            return int((await stub.Register(request, metadata=(("authorization", AUTHORIZATION),))).instance.generation)
+            return int((await stub.Register(request, metadata=METADATA)).instance.generation)
 
     async def heartbeats(self) -> int:
         """Return how many heartbeats it has accepted, by its own count."""

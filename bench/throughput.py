@@ -91,17 +91,21 @@ def _registered(server: servers.Server, run: Measure, registrations: int) -> Mea
     return checked
 
 
+async def _beside(lab: Lab, server: servers.Server, ids: list[str], *, size: int, streams: int) -> list[Measure]:
+    """Streams to Luna, the same to the bare server that answers each message, and as many messages to etcd."""
+    sent = int(streams * lab.size)
+    return [
+        accepted(server, stream_heartbeats(lab, server.grpc, ids, size=size, streams=streams), sent * MESSAGES * size),
+        stream_heartbeats(lab, await lab.bare("grpc"), ids, size=size, streams=streams),
+        lambda: peers.etcd_keepalives(calls=sent, messages=MESSAGES),
+    ]
+
+
 async def p3(lab: Lab) -> list[Row]:
     """Streams with one id a message, 20 instances in turn."""
     server, ids = await lab.filled()
-    bare, reading = await lab.bare("grpc"), await lab.bare("grpc", "read-only")
-    streams = int(300 * lab.size)
-    figure, other, most, etcd = await lab.in_turn(
-        accepted(server, stream_heartbeats(lab, server.grpc, ids[:20], size=1, streams=300), streams * MESSAGES),
-        stream_heartbeats(lab, bare, ids[:20], size=1, streams=300),
-        stream_heartbeats(lab, reading, ids[:20], size=1, streams=300),
-        lambda: peers.etcd_keepalives(calls=streams, messages=MESSAGES),
-    )
+    reading = stream_heartbeats(lab, await lab.bare("grpc", "read-only"), ids[:20], size=1, streams=300)
+    figure, other, etcd, most = await lab.in_turn(*await _beside(lab, server, ids[:20], size=1, streams=300), reading)
     work = "StreamHeartbeats, one id a message"
     return [
         Row("P3", work, figure, "messages/s", 2.0, "bare, each answered", other),
@@ -128,13 +132,7 @@ def _one_each(ids: list[str]) -> list[bytes]:
 async def p4(lab: Lab) -> list[Row]:
     """Streams with 100 ids a message, 1,000 instances in turn."""
     server, ids = await lab.filled()
-    bare = await lab.bare("grpc")
-    streams = int(60 * lab.size)
-    figure, other, etcd = await lab.in_turn(
-        accepted(server, stream_heartbeats(lab, server.grpc, ids[:1000], size=100, streams=60), streams * MESSAGES * 100),
-        stream_heartbeats(lab, bare, ids[:1000], size=100, streams=60),
-        lambda: peers.etcd_keepalives(calls=streams, messages=MESSAGES),
-    )
+    figure, other, etcd = await lab.in_turn(*await _beside(lab, server, ids[:1000], size=100, streams=60))
     work = "StreamHeartbeats, 100 ids a message"
     return [
         Row("P4", work, figure, "ids/s", 0.6, "bare, each answered", other),

@@ -24,7 +24,6 @@ async def sweep_forever(registry: Registry) -> None:
     collector = CollectorPolicy()
     while True:
         await sweep_once(registry, collector)
-        collector.changed_to(registry.store.feed.revision)
         await asyncio.sleep(TICK)
 
 
@@ -38,9 +37,9 @@ async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:
             log.warning("stalled", seconds=round(report.stalled, 3), effect="no lease expires for one TTL")
         expired += report.swept.expired
         evicted += report.swept.evicted
+        collector.changed_to(registry.store.feed.revision)
         if not report.swept.more:
             break
-        collector.changed_to(registry.store.feed.revision)
         if time.perf_counter() - started >= SLICE:
             await asyncio.sleep(0)
             started = time.perf_counter()
