@@ -11,7 +11,7 @@ from math import nan
 from typing import Final
 
 from bench import growth, latency, results, state, throughput
-from bench.lab import Lab, Row
+from bench.lab import RUNS, Lab, Row
 from bench.load import LoadError
 
 TARGETS: Final[dict[str, Callable[[Lab], Awaitable[list[Row]]]]] = {
@@ -37,7 +37,7 @@ async def main(wanted: Sequence[str]) -> int:
     """Measure the targets wanted, or all; return 1 when one is missed."""
     instances = int(os.environ.get("INSTANCES", "100000"))
     quick = list(wanted) == ["quick"]
-    lab = Lab(instances=5_000, size=0.3) if quick else Lab(instances=instances, runs=int(os.environ.get("RUNS", "5")))
+    lab = Lab(instances=5_000, size=0.3) if quick else Lab(instances=instances, runs=int(os.environ.get("RUNS", RUNS)))
     rows: list[Row] = []
     print(f"{lab.instances:,} instances, medians of {lab.runs} runs; figures vary by a third, ratios less (bench/README.md)")
     print(results.HEAD, flush=True)
@@ -51,7 +51,7 @@ async def main(wanted: Sequence[str]) -> int:
             for row in measured:
                 print(results.line(row), flush=True)
         if not wanted:
-            results.write(rows, await growth.measure(lab), runs=lab.runs)
+            results.write(rows, await growth.measure(lab), runs=lab.runs, instances=lab.instances)
     missed = [f"{row.target} ({row.work}{', beside ' + row.beside if row.beside else ''})" for row in rows if not row.met]
     if missed:
         print(f"below what is to be reached: {'; '.join(missed)}. Those that are known to be: bench/LIMITS.md.", file=sys.stderr)

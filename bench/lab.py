@@ -12,6 +12,8 @@ from bench.load import LoadError
 
 Measure = Callable[[], Awaitable[float]]
 
+RUNS: Final = 5
+"""How often everything is measured in a whole run."""
 SERVICE: Final = "/luna.registry.v1.Registry/"
 
 
