@@ -62,8 +62,8 @@ A ratio is of two medians of {runs} runs, taken turn by turn, with one core for 
 |---|---|---|---|---|---|
 {growth}
 
-Figures are medians, of {runs} runs for the heartbeats and of 30 calls for the first pages. Memory is the resident memory of the whole
-process, with all instances registered by REST. No more than {SAMPLE:,} of them, chosen by chance, have sent heartbeats;
+Figures are medians, of {runs} runs for the heartbeats and of 30 calls for the first pages. Memory is the resident memory of the
+whole process, with all instances registered by REST. No more than {SAMPLE:,} of them, chosen by chance, have sent heartbeats;
 at 1,000 and {instances:,} all have, for P5 was measured on the same server. Some 500 bytes of an instance come from its REST
 heartbeats. The first page of ListServices has 100 services with 20 instances each.
 """)

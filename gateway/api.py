@@ -9,6 +9,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
 from gateway import views
+from luna_grpc.access import User
 from luna_grpc.model import Actor, Door, Instance, check_instance_id
 from luna_grpc.registry import Beat, Registry
 from luna_grpc.store import Echo, Registration
@@ -19,25 +20,30 @@ _JSON: Final = CIMultiDict({hdrs.CONTENT_TYPE: "application/json; charset=utf-8"
 
 
 class Api:
-    """The handlers; each is given a request and the name of the user behind it."""
+    """The handlers; each is given a request and the user behind it."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def post_instance(self, request: web.Request, user: str) -> web.Response:
+    async def post_instance(self, request: web.Request, user: User) -> web.Response:
         """Register an instance."""
         instance_id = _instance_id(request)
         info, status = views.read_instance(instance_id, await request.read())
         registration = await self._registry.register(info, status, actor=_actor(request, user))
         return _json(_current(registration), status=201)
 
-    async def put_instance(self, request: web.Request, user: str) -> web.Response:
+    async def put_instance(self, request: web.Request, user: User) -> web.Response:
         """Renew an instance's lease, and replace what is known of it; an empty body only renews."""
         instance_id = request.match_info["instanceId"]
         body = await request.read()
         said = hash(body)
         known = self._registry.store.get(instance_id)
-        if known is not None and known.echo is not None and known.echo.repeated_by(said, known):
+        if (
+            known is not None
+            and known.echo is not None
+            and known.echo.repeated_by(said, known)
+            and user.covers(instance_id, known.instance.info.name)
+        ):
             self._registry.renew((known,), Door.REST)
             return _json(views.heard(known.echo.answer, known.last_heartbeat))
         beat = _beat(check_instance_id(instance_id), body)
@@ -47,17 +53,17 @@ class Api:
             renewed.echo = Echo(said, renewed.instance, answer)
         return _json(views.heard(answer, renewed.last_heartbeat))
 
-    async def get_instance(self, request: web.Request, _: str) -> web.Response:
+    async def get_instance(self, request: web.Request, _: User) -> web.Response:
         """Show an instance."""
         registration = self._registry.get(_instance_id(request))
         return _json(_current(registration))
 
-    async def delete_instance(self, request: web.Request, user: str) -> web.Response:
+    async def delete_instance(self, request: web.Request, user: User) -> web.Response:
         """Deregister an instance."""
         await self._registry.deregister(_instance_id(request), actor=_actor(request, user))
         return web.Response(text="OK")
 
-    async def get_services(self, request: web.Request, _: str) -> web.Response:
+    async def get_services(self, request: web.Request, _: User) -> web.Response:
         """Show all services as they are at this moment, however long it takes to write them."""
         services = [
             (views.service(service), [(each.instance, each.last_heartbeat) for each in service.registrations])
@@ -68,7 +74,7 @@ class Api:
             response.force_close()
         return response
 
-    async def get_service(self, request: web.Request, _: str) -> web.Response:
+    async def get_service(self, request: web.Request, _: User) -> web.Response:
         """Show one service."""
         service = self._registry.service(request.match_info["name"])
         return _json(views.whole(views.service(service), [_current(registration) for registration in service.registrations]))
@@ -115,7 +121,7 @@ def _beat(instance_id: str, body: bytes) -> Beat:
     return Beat(instance_id, status=status, info=info)
 
 
-def _actor(request: web.Request, user: str) -> Actor:
+def _actor(request: web.Request, user: User) -> Actor:
     return Actor(user, Door.REST, request.remote or "")
 
 

@@ -12,6 +12,7 @@ from gateway.api import Api
 from gateway.guard import Guard, Handler
 from gateway.negotiate import prefers_json
 from gateway.panel import Panel, static_file
+from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
@@ -36,7 +37,7 @@ class RestServer:
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.ready = False
         self._registry = registry
-        self._guard = Guard(authenticator, settings)
+        self._guard = Guard(registry, authenticator, settings)
         self._in_flight = self._guard.in_flight
         self._grace = settings.shutdown_grace
         self.app = web.Application(client_max_size=MAX_BODY)
@@ -80,19 +81,20 @@ class RestServer:
         api, panel, guard = Api(self._registry), Panel(self._registry), self._guard
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
         services = _negotiated(api.get_services, panel.services_page)
-        protected: list[tuple[str, str, Handler]] = [
-            (hdrs.METH_POST, instance, api.post_instance),
-            (hdrs.METH_PUT, instance, api.put_instance),
-            (hdrs.METH_GET, instance, api.get_instance),
-            (hdrs.METH_DELETE, instance, api.delete_instance),
-            (hdrs.METH_GET, PREFIX + "/services", services),
-            (hdrs.METH_GET, PREFIX + "/services/", services),
-            (hdrs.METH_GET, PREFIX + "/services/json", api.get_services),
-            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", _negotiated(api.get_service, panel.service_page)),
-            (hdrs.METH_GET, PREFIX + "/static/{file}", static_file),
+        read, change = Action.READ, Action.CHANGE
+        protected: list[tuple[str, str, Action, Handler]] = [
+            (hdrs.METH_POST, instance, change, api.post_instance),
+            (hdrs.METH_PUT, instance, change, api.put_instance),
+            (hdrs.METH_GET, instance, read, api.get_instance),
+            (hdrs.METH_DELETE, instance, change, api.delete_instance),
+            (hdrs.METH_GET, PREFIX + "/services", read, services),
+            (hdrs.METH_GET, PREFIX + "/services/", read, services),
+            (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
+            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, _negotiated(api.get_service, panel.service_page)),
+            (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
         ]
         routes = [
-            *((method, path, guard.protect(handler)) for method, path, handler in protected),
+            *((method, path, guard.protect(action, handler)) for method, path, action, handler in protected),
             (hdrs.METH_GET, "/", guard.open(_to_panel)),
             (hdrs.METH_GET, "/livez", guard.probe(_livez)),
             (hdrs.METH_GET, "/readyz", guard.probe(self._readyz)),
@@ -104,19 +106,19 @@ class RestServer:
         # Last: whatever is none of these.
         self.app.router.add_route(hdrs.METH_ANY, "/{path:(?s:.*)}", guard.open(self._elsewhere))
 
-    async def _elsewhere(self, request: web.Request, _: str) -> web.Response:
+    async def _elsewhere(self, request: web.Request, _: User) -> web.Response:
         """Answer what a browser asks before it asks, and refuse the rest."""
         if request.method == hdrs.METH_OPTIONS and self._guard.preflight(request):
             return web.Response(status=204)
         if request.path.startswith(PROTECTED):
-            self._guard.user(request)
+            await self._guard.user(request)
         allowed: set[str] = set()
         for resource in self.app.router.resources():
             allowed |= (await resource.resolve(request))[1]
         allowed.discard(hdrs.METH_ANY)
         raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
 
-    async def _readyz(self, request: web.Request, _: str) -> web.Response:
+    async def _readyz(self, request: web.Request, _: User) -> web.Response:
         registry = self._registry
         lines = ["ok" if self.ready else "not ready"]
         if "verbose" in request.query:
@@ -127,18 +129,18 @@ class RestServer:
         return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
 
 
-async def _to_panel(_: web.Request, __: str) -> web.Response:
+async def _to_panel(_: web.Request, __: User) -> web.Response:
     return web.Response(status=302, headers={hdrs.LOCATION: PREFIX + "/services/"})
 
 
-async def _livez(_: web.Request, __: str) -> web.Response:
+async def _livez(_: web.Request, __: User) -> web.Response:
     return web.Response(text="ok\n")
 
 
 def _negotiated(as_json: Handler, as_page: Handler) -> Handler:
     """Answer with what the client prefers."""
 
-    async def handler(request: web.Request, user: str) -> web.Response:
+    async def handler(request: web.Request, user: User) -> web.Response:
         response = await (as_json if prefers_json(request) else as_page)(request, user)
         response.headers[hdrs.VARY] = "Accept"
         return response

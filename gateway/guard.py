@@ -21,13 +21,15 @@ from gateway.api import json_response
 from gateway.drain import InFlight
 from gateway.negotiate import prefers_html
 from gateway.panel import error_page
+from luna_grpc.access import NOBODY, Action, User
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
 from luna_grpc.errors import InvalidArgumentError, LunaError, PermissionDeniedError
 from luna_grpc.model import shown
+from luna_grpc.registry import Registry
 
-Handler: TypeAlias = Callable[[web.Request, str], Awaitable[web.Response]]
-"""Answers a request of the user whose name comes with it."""
+Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
+"""Answers a request of the user that comes with it."""
 Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -36,10 +38,11 @@ log = structlog.get_logger("luna.rest")
 
 
 class Guard:
-    """One middleware with all rules; see the module."""
+    """Makes handlers that keep all rules; see the module."""
 
-    def __init__(self, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.in_flight = InFlight()
+        self._registry = registry
         self._authenticator = authenticator
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
@@ -48,41 +51,58 @@ class Guard:
         self._is_foreign = lru_cache(maxsize=1024)(self._is_foreign_host)
         self._origins = frozenset(origin.rstrip("/") for origin in settings.cors_origins)
 
-    def protect(self, handler: Handler) -> Guarded:
-        """Let a handler answer those who may ask."""
-        return self._wrapped(handler, self.user)
+    def protect(self, action: Action, handler: Handler) -> Guarded:
+        """Let a handler answer those who may do an action."""
+
+        async def admit(request: web.Request) -> User:
+            user = await self.user(request)
+            user.check(action)
+            self._registry.check_loaded()
+            return user
+
+        return self._wrapped(handler, admit)
 
     def open(self, handler: Handler) -> Guarded:
-        """Let a handler answer without credentials; it is given no user."""
-        return self._wrapped(handler, self._check_origin)
+        """Let a handler answer without credentials."""
+
+        async def admit(request: web.Request) -> User:
+            self._check_origin(request)
+            return NOBODY
+
+        return self._wrapped(handler, admit)
 
     def probe(self, handler: Handler) -> Guarded:
         """Let a handler answer everyone, whatever the host is called."""
-        return self._wrapped(handler, lambda _: "")
 
-    def user(self, request: web.Request) -> str:
-        """Return the name of the user behind a request.
+        async def admit(_: web.Request) -> User:
+            return NOBODY
+
+        return self._wrapped(handler, admit)
+
+    async def user(self, request: web.Request) -> User:
+        """Return the user behind a request.
 
         Raises:
             PermissionDeniedError: the Host name or the origin is not one to be answered.
-            UnauthenticatedError: see `Authenticator.user`.
+            LunaError: see `Authenticator.verified`.
 
         """
         self._check_origin(request)
-        return self._authenticator.user(request.headers.get(hdrs.AUTHORIZATION))
+        authorization = request.headers.get(hdrs.AUTHORIZATION)
+        return self._authenticator.known(authorization) or await self._authenticator.verified(authorization, request.remote or "")
 
     def preflight(self, request: web.Request) -> bool:
         """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
         return hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
 
-    def _wrapped(self, handler: Handler, admit: Callable[[web.Request], str]) -> Guarded:
+    def _wrapped(self, handler: Handler, admit: Callable[[web.Request], Awaitable[User]]) -> Guarded:
         in_flight, origins = self.in_flight, self._origins
 
         @wraps(handler)
         async def guarded(request: web.Request) -> web.Response:
             with in_flight:
                 try:
-                    response = await handler(request, admit(request))
+                    response = await handler(request, await admit(request))
                 except Exception as error:  # noqa: BLE001 - each kind has its answer
                     response = self._refusal_of(request, error)
             if origins:
@@ -93,14 +113,13 @@ class Guard:
 
         return guarded
 
-    def _check_origin(self, request: web.Request) -> str:
+    def _check_origin(self, request: web.Request) -> None:
         headers = request.headers
         if self._check_host:
             self._refuse_foreign_host(headers.get(hdrs.HOST))
         origin = headers.get(hdrs.ORIGIN)
         if origin is not None:
             self._refuse_foreign_write(request, origin)
-        return ""
 
     def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
@@ -136,7 +155,10 @@ class Guard:
     def _refusal_of(self, request: web.Request, error: Exception) -> web.Response:
         match error:
             case LunaError():
-                return self._refusal(request, errors.status(error), errors.body(error))
+                response = self._refusal(request, errors.status(error), errors.body(error))
+                if error.retry_after:
+                    response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
+                return response
             case web.RequestPayloadError() | HttpProcessingError():
                 encoding = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
                 return self._refusal(request, errors.status(encoding), errors.body(encoding))
@@ -160,10 +182,10 @@ class Guard:
 
     def _is_signed_in(self, request: web.Request) -> bool:
         try:
-            self.user(request)
+            self._check_origin(request)
         except LunaError:
             return False
-        return True
+        return self._authenticator.known(request.headers.get(hdrs.AUTHORIZATION)) is not None
 
 
 def _is_address(name: str) -> bool:

@@ -13,6 +13,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from luna_grpc import __version__
+from luna_grpc.access import User
 from luna_grpc.model import StatusReason
 from luna_grpc.registry import Registry
 from luna_grpc.store import Registration, Service
@@ -108,7 +109,7 @@ templates.globals["luna_version"] = __version__
 templates.filters["segment"] = segment
 
 
-async def static_file(request: web.Request, _: str) -> web.Response:
+async def static_file(request: web.Request, _: User) -> web.Response:
     """Serve what pages load."""
     file = _STATIC.get(request.match_info["file"])
     if file is None:
@@ -118,12 +119,12 @@ async def static_file(request: web.Request, _: str) -> web.Response:
 
 
 class Panel:
-    """The handlers; each is given a request and the name of the user behind it."""
+    """The handlers; each is given a request and the user behind it."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def services_page(self, request: web.Request, user: str) -> web.Response:
+    async def services_page(self, request: web.Request, user: User) -> web.Response:
         """Show all services, a page at a time."""
         registry = self._registry
         services = list(registry.services())
@@ -142,10 +143,10 @@ class Panel:
             counts=counts,
             pages=pages,
             warming=registry.warming,
-            example=_example(request, user, registry.policy.ttl),
+            example=_example(request, user.name, registry.policy.ttl),
         )
 
-    async def service_page(self, request: web.Request, _: str) -> web.Response:
+    async def service_page(self, request: web.Request, _: User) -> web.Response:
         """Show one service with its instances, a page at a time."""
         service = self._registry.service(request.match_info["name"])
         now = datetime.now(UTC)

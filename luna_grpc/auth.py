@@ -1,52 +1,207 @@
-"""Basic auth (RFC 7617), the same for both doors."""
+"""Basic auth (RFC 7617) and client certificates, the same for both doors: whose credentials are these?
 
+Checking a password against an argon2 hash takes tens of milliseconds and 64 MB, on purpose. So it is done in one thread beside the
+loop, once for each pair of credentials: what was right is remembered under an HMAC with a key that lives as long as the process.
+Only credentials that are not remembered count as a login attempt, and only those are slowed down; see `luna_grpc.throttle`.
+"""
+
+import asyncio
 import base64
 import binascii
 import hmac
-from typing import Final
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
 
-from luna_grpc.errors import UnauthenticatedError
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from luna_grpc.access import Role, User
+from luna_grpc.errors import ResourceExhaustedError, UnauthenticatedError
+from luna_grpc.throttle import Throttle
 
 CHALLENGE: Final = 'Basic realm="Luna", charset="UTF-8"'
 """The value of `WWW-Authenticate` that goes with a refusal."""
+MAX_REMEMBERED: Final = 10_000
+"""The most credentials that are remembered."""
+MAX_CHECKING: Final = 100
+"""The most credentials that wait to be checked; more are refused for now."""
+MAX_HEADER: Final = 4096
+"""Characters; longer credentials are nobody's."""
 
-_REFUSAL = "the user name or the password is wrong"
+_REFUSAL: Final = "the user name or the password is wrong"
+
+
+class Account(NamedTuple):
+    """A user, and what the password hashes to."""
+
+    user: User
+    hash: str
+    """As argon2 writes it."""
 
 
 class Authenticator:
-    """Knows the one user that the settings name."""
+    """Knows the users, and who has proved to be one."""
 
-    def __init__(self, username: str, password: str) -> None:
-        self._username = username
-        self._username_bytes = username.encode()
-        self._password_bytes = password.encode()
-        credentials = base64.b64encode(self._username_bytes + b":" + self._password_bytes)
-        # What nearly every client sends, letter by letter: compared before anything is parsed.
-        self._usual_header = b"Basic " + credentials
+    def __init__(
+        self,
+        username: str,
+        password: str | None,
+        accounts: Mapping[str, Account] | None = None,
+        *,
+        throttle: Throttle | None = None,
+    ) -> None:
+        """`password` None: there is no user `username` with a password of its own, only `accounts`."""
+        self._simple: User | None = None
+        self._simple_header = b""
+        if password is not None:
+            self._simple = User(username, Role.ADMIN)
+            # What nearly every client sends, letter by letter: compared before anything is parsed.
+            self._simple_header = b"Basic " + base64.b64encode(f"{username}:{password}".encode())
+            self._simple_pair = (username.encode(), password.encode())
+        self._accounts: dict[str, Account] = dict(accounts or {})
+        self._throttle = throttle or Throttle()
+        self._key = secrets.token_bytes(32)
+        self._remembered: dict[bytes, Account] = {}
+        self._checking: dict[bytes, asyncio.Future[Account | None]] = {}
+        self._hasher = PasswordHasher()
+        self._unknown_hash = self._hasher.hash(secrets.token_urlsafe()) if accounts is not None else ""
+        self._executor = ThreadPoolExecutor(1, "luna-argon2") if accounts is not None else None
+        self._observers: list[Callable[[], None]] = []
+        self.failures = 0
+        """How many login attempts had wrong credentials."""
 
-    def user(self, authorization: str | None) -> str:
-        """Return the name of the user whose credentials the header carries.
+    def known(self, authorization: str | None) -> User | None:
+        """Return whose credentials a header carries, when that is known without any work."""
+        if authorization is None:
+            return None
+        header = authorization.encode(errors="surrogateescape")
+        if self._simple is not None and hmac.compare_digest(header, self._simple_header):
+            return self._simple
+        if not self._remembered:
+            return None
+        account = self._remembered.get(self._digest(header))
+        if account is None or self._accounts.get(account.user.name) is not account:
+            return None
+        return account.user
+
+    async def verified(self, authorization: str | None, address: str) -> User:
+        """Return whose credentials a header carries, whatever it takes to find out.
+
+        `address` is where the attempt comes from.
 
         Raises:
+            ResourceExhaustedError: too many wrong ones came from there, or too many wait to be checked.
             UnauthenticatedError: there is no header, it is not Basic auth, or the credentials are wrong.
 
         """
         if authorization is None:
             raise UnauthenticatedError("no credentials were sent: use Basic auth, for example curl -u admin:")
-        header = authorization.encode(errors="surrogateescape")
-        if hmac.compare_digest(header, self._usual_header) or self._matches(header):
-            return self._username
-        raise UnauthenticatedError(_REFUSAL)
+        user = self.known(authorization)
+        if user is not None:
+            return user
+        self._throttle.begin(address)
+        user = await self._found(authorization.encode(errors="surrogateescape"))
+        if user is None:
+            self.failures += 1
+            raise UnauthenticatedError(_REFUSAL)
+        self._throttle.succeeded(address)
+        return user
 
-    def _matches(self, header: bytes) -> bool:
-        scheme, _, encoded = header.strip().partition(b" ")
-        if scheme.lower() != b"basic":
-            return False
+    def certified(self, names: Iterable[str]) -> User | None:
+        """Return the user that a client certificate stands for: the first of its names that a user has."""
+        for name in names:
+            if name in self._accounts:
+                return self._accounts[name].user
+            if self._simple is not None and name == self._simple.name:
+                return self._simple
+        return None
+
+    # Reloading
+
+    def replace(self, accounts: Mapping[str, Account]) -> None:
+        """Know these users from now on; those that are still the same stay known, and the others have to prove themselves anew."""
+        self._accounts = {name: was if (was := self._accounts.get(name)) == now else now for name, now in accounts.items()}
+        for observer in self._observers:
+            observer()
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Call `observer` after each `replace`."""
+        self._observers.append(observer)
+
+    def is_current(self, user: User) -> bool:
+        """Whether a user still is who it was when the credentials were checked."""
+        account = self._accounts.get(user.name)
+        return user is self._simple or (account is not None and account.user is user)
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # How it is found out
+
+    async def _found(self, header: bytes) -> User | None:
+        pair = _pair(header)
+        if pair is None:
+            return None
+        if self._simple is not None and _same(pair, self._simple_pair):
+            return self._simple
+        account = await self._checked(header, pair)
+        # While it was checked, the users may have been replaced.
+        return account.user if account and self._accounts.get(account.user.name) is account else None
+
+    async def _checked(self, header: bytes, pair: tuple[bytes, bytes]) -> Account | None:
+        """Check a password; the same credentials from many clients at once are checked once."""
+        if self._executor is None:
+            return None
+        digest = self._digest(header)
+        checking = self._checking.get(digest)
+        if checking is None:
+            if len(self._checking) >= MAX_CHECKING:
+                raise ResourceExhaustedError("too many logins are being checked; try again in a moment")
+            account = self._accounts.get(pair[0].decode(errors="replace"))
+            work = asyncio.get_running_loop().run_in_executor(self._executor, self._matches, account, pair[1])
+            checking = self._checking[digest] = asyncio.ensure_future(self._remember(digest, account, work))
+        return await asyncio.shield(checking)
+
+    async def _remember(self, digest: bytes, account: Account | None, work: "asyncio.Future[bool]") -> Account | None:
         try:
-            username, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
-        except binascii.Error:
+            if not await work or account is None:
+                return None
+        finally:
+            del self._checking[digest]
+        if len(self._remembered) >= MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[digest] = account
+        return account
+
+    def _matches(self, account: Account | None, password: bytes) -> bool:
+        """Check against some hash in any case, so that the time taken does not tell which users there are."""
+        try:
+            return self._hasher.verify(account.hash if account else self._unknown_hash, password) and account is not None
+        except (Argon2Error, InvalidHashError):
             return False
-        # Both are always compared, so that the time taken does not tell which one was wrong.
-        right_name = hmac.compare_digest(username, self._username_bytes)
-        right_password = hmac.compare_digest(password, self._password_bytes)
-        return right_name and right_password and bool(colon)
+
+    def _digest(self, header: bytes) -> bytes:
+        return hmac.digest(self._key, header, "sha256")
+
+
+def _pair(header: bytes) -> tuple[bytes, bytes] | None:
+    """Return the user name and the password in a header."""
+    scheme, _, encoded = header.strip().partition(b" ")
+    if scheme.lower() != b"basic" or len(encoded) > MAX_HEADER:
+        return None
+    try:
+        username, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except binascii.Error:
+        return None
+    return (username, password) if colon else None
+
+
+def _same(one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
+    # Both are always compared, so that the time taken does not tell which one was wrong.
+    right_name = hmac.compare_digest(one[0], other[0])
+    right_password = hmac.compare_digest(one[1], other[1])
+    return right_name and right_password

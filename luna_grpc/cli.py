@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final, NoReturn
 import structlog
 import typer
 
-from luna_grpc import __version__
+from luna_grpc import __version__, cli_users
 from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
 
-EXIT_CANNOT_LISTEN: Final = 1
+EXIT_CANNOT_START: Final = 1
 EXIT_USAGE: Final = 2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -36,7 +36,7 @@ def main(
 def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settings, see below
     """Run the registry until SIGTERM or Ctrl-C.
 
-    Exit codes: 0 stopped as asked, 1 a port cannot be had, 2 a setting is wrong.
+    Exit codes: 0 stopped as asked, 1 a port or a file cannot be had, 2 a setting is wrong.
 
     Example: luna serve --port 4000 --grpc-port 50051
     """
@@ -44,6 +44,8 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
     from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
+    from luna_grpc.statefile import StateFileError  # noqa: PLC0415
+    from luna_grpc.users import UsersFileError  # noqa: PLC0415
 
     try:
         settings = load(flags)
@@ -54,8 +56,8 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
         structlog.get_logger("luna").warning(warning)
     try:
         run(settings)
-    except CannotListenError as error:
-        _fail(str(error), EXIT_CANNOT_LISTEN)
+    except (CannotListenError, StateFileError, UsersFileError) as error:
+        _fail(str(error), EXIT_CANNOT_START)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -87,3 +89,4 @@ def _default(value: object) -> str:
 vars(serve)["__signature__"] = inspect.Signature(_options())
 serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _options()}
 app.command()(serve)
+app.add_typer(cli_users.app, name="user")

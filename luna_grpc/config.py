@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     auth_password: SecretStr = Field(
         default=SecretStr(""), description="Password for Basic auth; when empty, only loopback is served."
     )
+    users_file: str = Field(
+        default="", description="File with further users and their roles, made by luna user add, for example /etc/luna/users.toml."
+    )
+    max_failed_logins: int = Field(
+        default=10, ge=0, description="Wrong logins taken from one address at a time; one more each second. 0: no limit."
+    )
     insecure: bool = Field(default=False, description="Allow an empty password on addresses that others can reach.")
     allowed_hosts: Names = Field(
         default=(), description="With an empty password: further Host names to answer to, with commas between; * for any."
@@ -66,6 +72,10 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
         description="Seconds after an empty start without telling of removals; default: one TTL, at most 30.",
+    )
+    state_file: str = Field(
+        default="",
+        description="File that keeps registrations over restarts, for example /var/lib/luna/state.db; empty: memory only.",
     )
     shutdown_delay: float = Field(
         default=0.0, ge=0, le=3600, description="Seconds between saying NOT_SERVING and beginning to close."
@@ -124,8 +134,8 @@ class Settings(BaseSettings):
 
     @property
     def open_to_all(self) -> bool:
-        """Whether the password is empty."""
-        return not self.auth_password.get_secret_value()
+        """Whether the password of the one user there is is empty."""
+        return not self.users_file and not self.auth_password.get_secret_value()
 
     @property
     def effective_warmup(self) -> float:

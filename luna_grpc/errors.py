@@ -13,9 +13,13 @@ class LunaError(Exception):
     field: str = ""
     """The field at fault, as the model calls it (`url`, `weight`); empty when no single field is."""
 
-    def __init__(self, message: str) -> None:
+    retry_after: int = 0
+    """After how many seconds it may be worth trying again; 0: nobody knows."""
+
+    def __init__(self, message: str, *, retry_after: int = 0) -> None:
         super().__init__(message)
         self.message = message
+        self.retry_after = retry_after
 
 
 class InvalidArgumentError(LunaError):

@@ -69,7 +69,7 @@ class ChangeLog:
             status=instance.status.value,
             reason=instance.reason.value,
             generation=instance.generation,
-            user=actor.user,
+            user=actor.user.name,
             door=actor.door.value,
             peer=actor.peer,
         )

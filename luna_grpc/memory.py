@@ -4,7 +4,7 @@ import secrets
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from luna_grpc.clock import Clock
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
@@ -27,14 +27,23 @@ class _Service:
         self.up = 0
 
 
+class Decided(NamedTuple):
+    """What is to become of an id, by what the store knows now."""
+
+    held: Registration | None
+    """Who holds the id; with the same generation as `now`, it stays and takes that on."""
+    now: Instance
+    owner: str
+
+
 class MemoryStore:
     """See `luna_grpc.store.Store` for the contract.
 
     `evict_after` is in seconds, counted from the end of a lease.
     """
 
-    def __init__(self, clock: Clock, *, evict_after: float = NEVER, warming: bool = False) -> None:
-        self.epoch = secrets.token_hex(8)
+    def __init__(self, clock: Clock, *, evict_after: float = NEVER, warming: bool = False, epoch: str = "") -> None:
+        self.epoch = epoch or secrets.token_hex(8)
         self.feed = Feed(self._present, warming=warming)
         self._evict_after = evict_after
         self._registrations: dict[str, Registration] = {}
@@ -87,30 +96,15 @@ class MemoryStore:
             registration.last_heartbeat = wall_ms
             registration.holder = holder
 
-    # Changing
+    # Changing: first decided, then carried out. Another engine can keep what is decided in between.
 
     async def register(
         self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor
     ) -> Registration:
         """Register under a new generation, or give the same owner its registration back."""
-        held = self._registrations.get(info.instance_id)
-        if held is not None and owner and held.owner == owner:
-            return self._change(held, info, reported, terms, actor)
-        if held is not None and held.live and not replace:
-            raise AlreadyExistsError(
-                f"{info.instance_id} is registered already: send heartbeats instead, deregister it first, "
-                "or (over gRPC) register with `replace` or as the same `owner`"
-            )
-        self._last_generation += 1
-        instance = Instance(info, reported, None, self._last_generation, terms.wall_ms)
-        registration = Registration(instance, owner, terms)
-        if held is None:
-            self._leases.add(registration)
-        else:
-            held.live = False
-            self._leases.replace(held, registration)
-        self._place(held, registration, actor)
-        return registration
+        return self._carry_out(
+            self._registering(info, reported, owner=owner, replace=replace, terms=terms, actor=actor), terms, actor
+        )
 
     async def change(
         self,
@@ -123,7 +117,7 @@ class MemoryStore:
         actor: Actor,
     ) -> Registration:
         """Renew and replace what is not None."""
-        return self._change(self._current(instance_id, generation), info, reported, terms, actor)
+        return self._carry_out(self._changing(instance_id, generation, info, reported, actor), terms, actor)
 
     async def end(self, registrations: Iterable[Registration], reason: StatusReason, *, now: float, actor: Actor) -> None:
         """End leases."""
@@ -133,7 +127,43 @@ class MemoryStore:
 
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance."""
-        self._remove(self._current(instance_id, generation), actor)
+        self._remove(self._current(instance_id, generation, actor), actor)
+
+    def _registering(self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor) -> Decided:
+        actor.user.check_covers(info.instance_id, info.name)
+        held = self._registrations.get(info.instance_id)
+        if held is not None:
+            actor.user.check_covers(info.instance_id, held.instance.info.name)
+        if held is not None and owner and held.owner == owner:
+            return Decided(held, held.instance._replace(info=info, reported=reported, ended=None), owner)
+        if held is not None and held.live and not replace:
+            raise AlreadyExistsError(
+                f"{info.instance_id} is registered already: send heartbeats instead, deregister it first, "
+                "or (over gRPC) register with `replace` or as the same `owner`"
+            )
+        self._last_generation += 1
+        return Decided(held, Instance(info, reported, None, self._last_generation, terms.wall_ms), owner)
+
+    def _changing(self, instance_id: str, generation: int, info: Info | None, reported: Status | None, actor: Actor) -> Decided:
+        held = self._current(instance_id, generation, actor)
+        was = held.instance
+        if info is not None:
+            actor.user.check_covers(instance_id, info.name)
+        now = was._replace(info=was.info if info is None else info, reported=reported or was.reported, ended=None)
+        return Decided(held, now, held.owner)
+
+    def _carry_out(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
+        held, now, owner = decided
+        if held is not None and held.instance.generation == now.generation:
+            return self._renew_and_change(held, now, terms, actor)
+        registration = Registration(now, owner, terms)
+        if held is None:
+            self._leases.add(registration)
+        else:
+            held.live = False
+            self._leases.replace(held, registration)
+        self._place(held, registration, actor)
+        return registration
 
     # Time
 
@@ -160,35 +190,35 @@ class MemoryStore:
 
     # The steps that the changes are made of
 
-    def _current(self, instance_id: str, generation: int) -> Registration:
+    def _current(self, instance_id: str, generation: int, actor: Actor) -> Registration:
         registration = self._registrations.get(instance_id)
         if registration is None:
             raise NotFoundError(f"{instance_id} is not registered")
+        actor.user.check_covers(instance_id, registration.instance.info.name)
         if generation not in (0, registration.instance.generation):
             raise SupersededError(
                 f"generation {generation} of {instance_id} is not the current one: another registration has taken it over"
             )
         return registration
 
-    def _change(
-        self, registration: Registration, info: Info | None, reported: Status | None, terms: Terms, actor: Actor
-    ) -> Registration:
+    def _renew_and_change(self, registration: Registration, now: Instance, terms: Terms, actor: Actor) -> Registration:
         self.renew((registration,), terms)
-        was = registration.instance
-        now = was._replace(info=was.info if info is None else info, reported=reported or was.reported, ended=None)
         if not registration.live:
             registration.live = True
             self._ended.pop(now.info.instance_id, None)
         self._leases.add(registration)
-        if now != was:
+        if now != registration.instance:
             self._update(registration, now, actor)
         return registration
 
     def _end(self, registration: Registration, reason: StatusReason, now: float, actor: Actor) -> None:
         registration.live = False
-        if self._evict_after != NEVER:
-            self._ended[registration.instance.info.instance_id] = now + self._evict_after
+        self._await_eviction(registration, now)
         self._update(registration, registration.instance._replace(ended=reason), actor)
+
+    def _await_eviction(self, registration: Registration, ended: float) -> None:
+        if self._evict_after != NEVER:
+            self._ended[registration.instance.info.instance_id] = ended + self._evict_after
 
     def _update(self, registration: Registration, now: Instance, actor: Actor) -> None:
         """Let a registration take on another state, and tell."""

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from luna_grpc.access import REGISTRY, User
 from luna_grpc.errors import InvalidArgumentError
 
 MAX_PORT: Final = 65535
@@ -85,12 +86,12 @@ class Door(StrEnum):
 class Actor(NamedTuple):
     """Who causes a change: for roles, the journal and the log."""
 
-    user: str
+    user: User
     door: Door
     peer: str = ""
 
 
-ITSELF: Final = Actor(user="", door=Door.INTERNAL)
+ITSELF: Final = Actor(user=REGISTRY, door=Door.INTERNAL)
 """The registry itself, when it declares a lease expired or evicts an instance."""
 
 

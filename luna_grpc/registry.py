@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import MAX_ADVANCE, Clock
-from luna_grpc.errors import InvalidArgumentError, NotFoundError
+from luna_grpc.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from luna_grpc.model import (
     MAX_NAME,
     MAX_OWNER,
@@ -46,6 +46,11 @@ class LeasePolicy:
     """What a lease renewed through REST gets on top, as a fraction: legacy clients beat exactly once in a TTL."""
     warmup: float = 30.0
     """How long after an empty start those who remember an earlier life are not told of removals."""
+
+    @property
+    def rest_ttl(self) -> float:
+        """For how long a heartbeat through REST counts."""
+        return self.ttl * (1 + self.rest_slack)
 
     @property
     def heartbeat_interval(self) -> float:
@@ -94,11 +99,22 @@ class Registry:
         self.store = store
         self.policy = policy
         self._clock = clock
-        self._rest_ttl = policy.ttl * (1 + policy.rest_slack)
         self.heartbeats = 0
         """How many heartbeats were accepted since the start, whatever way they came."""
+        self.loading = False
+        """While True the store does not know everything that it knew before the start; nobody is to be answered."""
         self._warm_at = clock.now() + policy.warmup
         self._held_since: float | None = None  # the first of the stalls that hold now
+
+    def check_loaded(self) -> None:
+        """Refuse to answer before everything is there: a part of it would be taken for the truth.
+
+        Raises:
+            UnavailableError: the store is still loading.
+
+        """
+        if self.loading:
+            raise UnavailableError("the registry is starting and has not read its state file to the end yet; try again")
 
     # Leases
 
@@ -111,6 +127,7 @@ class Registry:
         Raises:
             AlreadyExistsError: the id is held by a live lease.
             InvalidArgumentError: `owner` is too long.
+            PermissionDeniedError: it is of a service that the user may not change.
 
         """
         if len(owner) > MAX_OWNER:
@@ -130,15 +147,21 @@ class Registry:
 
         Raises:
             NotFoundError: the id is unknown.
+            PermissionDeniedError: it is of a service that the user may not change.
             SupersededError: the generation is not the current one.
+            UnavailableError: what it changes cannot be kept now; the lease is renewed all the same.
 
         """
         registration = self.store.get(beat.instance_id)
-        if registration is not None and registration.live and beat.repeats(registration.instance):
-            self.renew((registration,), actor.door, holder)
-            return registration
         if registration is None:
             raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
+        actor.user.check_covers(beat.instance_id, registration.instance.info.name)
+        alive = registration.live and beat.generation in (0, registration.instance.generation)
+        if alive:
+            # At once: that it is alive does not depend on what becomes of the rest.
+            self.renew((registration,), actor.door, holder)
+            if beat.repeats(registration.instance) and not registration.changing:
+                return registration
         changed = await self.store.change(
             beat.instance_id,
             generation=beat.generation,
@@ -147,7 +170,7 @@ class Registry:
             terms=self._terms(actor.door, holder),
             actor=actor,
         )
-        self.heartbeats += 1
+        self.heartbeats += not alive
         return changed
 
     async def deregister(self, instance_id: str, *, generation: int = 0, actor: Actor) -> None:
@@ -155,6 +178,7 @@ class Registry:
 
         Raises:
             NotFoundError: the id is unknown.
+            PermissionDeniedError: it is of a service that the user may not change.
             SupersededError: the generation is not the current one.
 
         """
@@ -167,7 +191,7 @@ class Registry:
 
     def _terms(self, door: Door, holder: object = None) -> Terms:
         """Return what a heartbeat grants that comes now."""
-        ttl = self._rest_ttl if door is Door.REST else self.policy.ttl
+        ttl = self.policy.rest_ttl if door is Door.REST else self.policy.ttl
         return Terms(self._clock.now() + ttl, self._clock.wall_ms(), holder)
 
     # Reading

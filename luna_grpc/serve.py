@@ -1,7 +1,8 @@
 """The composition root: the one place that knows both doors, and the life of the process.
 
-Start: store, registry, gRPC door, REST door; only when both listen does anything say ready. Stop: both doors say that they are not
-ready, then (after `shutdown_delay`) streams say their last word, requests in flight finish, and the process ends.
+Start: store, registry, both doors, which refuse everyone until the state file is read; only then does anything say ready. Stop:
+both doors say that they are not ready, then (after `shutdown_delay`) streams say their last word, requests in flight finish, what
+is left is written, and the process ends. On SIGHUP the users file is read again.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -18,14 +19,18 @@ import structlog
 import uvloop
 
 from gateway.app import RestServer
-from luna_grpc.auth import Authenticator
+from luna_grpc import users
+from luna_grpc.auth import Account, Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
+from luna_grpc.durable import DurableStore
 from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
+from luna_grpc.statefile import StateFile
 from luna_grpc.sweeper import sweep_forever
+from luna_grpc.throttle import Throttle
 
 log = structlog.get_logger("luna")
 
@@ -41,6 +46,7 @@ class Running:
     registry: Registry
     grpc: GrpcServer
     rest: RestServer
+    authenticator: Authenticator
     grpc_port: int
     rest_port: int
     sweeper: asyncio.Task[None]
@@ -52,6 +58,8 @@ def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
 
     Raises:
         CannotListenError: a port cannot be had.
+        StateFileError: the state file cannot be used.
+        UsersFileError: the users file cannot be used.
 
     """
     uvloop.run(_serve(settings, stdout))
@@ -62,6 +70,7 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(settings) as server:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         print(f"luna: ready rest=http://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
@@ -78,30 +87,90 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
     Raises:
         CannotListenError: a port cannot be had.
+        StateFileError: the state file cannot be used.
+        UsersFileError: the users file cannot be used.
 
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
     clock = Clock()
-    registry = Registry(MemoryStore(clock, evict_after=settings.evict_after, warming=policy.warmup > 0), clock, policy)
-    if logging.getLogger().isEnabledFor(logging.INFO):
-        registry.store.feed.observe(ChangeLog())
-    authenticator = Authenticator(settings.auth_username, settings.auth_password.get_secret_value())
+    store = _store(settings, clock, warming=policy.warmup > 0)
+    registry = Registry(store, clock, policy)
+    authenticator = _authenticator(settings)
     grpc_server = GrpcServer(registry, authenticator, settings)
     rest_server = RestServer(registry, authenticator, settings)
-    sweeper = asyncio.create_task(sweep_forever(registry))
-    try:
+    async with AsyncExitStack() as stack:
+        if isinstance(store, DurableStore):
+            stack.push_async_callback(store.close)
+        stack.callback(authenticator.close)
+        stack.push_async_callback(_stop, grpc_server, rest_server)
+        registry.loading = True
         with _refusal("REST", "port", settings.port, settings.host):
             rest_port = await rest_server.start(settings.host, settings.port)
         with _refusal("gRPC", "grpc_port", settings.grpc_port, settings.host):
             grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
+        if isinstance(store, DurableStore):
+            await store.load(policy.rest_ttl)
+            log.info("state file read", path=settings.state_file, instances=store.count())
+        if logging.getLogger().isEnabledFor(logging.INFO):
+            store.feed.observe(ChangeLog())
+        registry.loading = False
+        sweeper = await stack.enter_async_context(_sweeping(registry))
         grpc_server.serving()
         rest_server.ready = True
-        yield Running(registry, grpc_server, rest_server, grpc_port, rest_port, sweeper)
+        yield Running(registry, grpc_server, rest_server, authenticator, grpc_port, rest_port, sweeper)
         rest_server.ready = False
         grpc_server.not_serving()
         await asyncio.sleep(settings.shutdown_delay)
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    password = settings.auth_password.get_secret_value()
+    accounts = _accounts(settings) if settings.users_file else None
+    # With a users file, a password that nobody has set lets nobody in.
+    return Authenticator(
+        settings.auth_username,
+        None if accounts is not None and not password else password,
+        accounts,
+        throttle=Throttle(settings.max_failed_logins),
+    )
+
+
+def _accounts(settings: Settings) -> dict[str, Account]:
+    if users.readable_by_others(settings.users_file):
+        log.warning("users file can be read by others", path=settings.users_file, step=f"chmod 600 {settings.users_file}")
+    return users.read(settings.users_file)
+
+
+def reload(settings: Settings, authenticator: Authenticator) -> None:
+    """Read the users file again; when it is wrong, the users stay as they are."""
+    if not settings.users_file:
+        log.info("reload", effect="nothing: there is no users file")
+        return
+    try:
+        authenticator.replace(_accounts(settings))
+    except users.UsersFileError as error:
+        log.error("users file not reloaded", reason=str(error), effect="the users stay as they were")  # noqa: TRY400 - it says it all
+    else:
+        log.info("users file reloaded", path=settings.users_file)
+
+
+def _store(settings: Settings, clock: Clock, *, warming: bool) -> MemoryStore:
+    if not settings.state_file:
+        return MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
+    file = StateFile.open(settings.state_file)
+    return DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
+
+
+async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:
+    await asyncio.gather(grpc_server.stop(), rest_server.stop())
+
+
+@asynccontextmanager
+async def _sweeping(registry: Registry) -> AsyncIterator[asyncio.Task[None]]:
+    sweeper = asyncio.create_task(sweep_forever(registry))
+    try:
+        yield sweeper
     finally:
-        await asyncio.gather(grpc_server.stop(), rest_server.stop())
         sweeper.cancel()
         with suppress(asyncio.CancelledError):
             await sweeper

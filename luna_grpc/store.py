@@ -29,7 +29,7 @@ class Echo(NamedTuple):
 
     def repeated_by(self, said: int, registration: "Registration") -> bool:
         """Whether what is `said` now can be answered from here, and changes nothing."""
-        return said == self.said and self.instance is registration.instance and registration.live
+        return said == self.said and self.instance is registration.instance and registration.live and not registration.changing
 
 
 class Registration:
@@ -39,7 +39,7 @@ class Registration:
     the generation is no longer the current one.
     """
 
-    __slots__ = ("deadline", "echo", "entry", "holder", "instance", "last_heartbeat", "live", "owner")
+    __slots__ = ("changing", "deadline", "echo", "entry", "holder", "instance", "last_heartbeat", "live", "owner")
 
     def __init__(self, instance: Instance, owner: str, terms: "Terms") -> None:
         self.instance = instance
@@ -51,6 +51,8 @@ class Registration:
         self.holder = terms.holder
         """The heartbeat stream that renewed it last; None when something else did."""
         self.live = True
+        self.changing = False
+        """Whether a change of it waits for another engine: then what a heartbeat repeats may not be the last word."""
         self.entry: list[Any] | None = None
         self.echo: Echo | None = None
         """Room for an edge to keep what it would otherwise work out at each heartbeat."""
@@ -140,6 +142,7 @@ class Store(Protocol):
 
         Raises:
             AlreadyExistsError: the id is held by a live lease.
+            PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
 
         """
 
@@ -159,6 +162,7 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: the id is unknown.
+            PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
             SupersededError: `generation` is neither 0 nor the current one.
 
         """
@@ -171,6 +175,7 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: the id is unknown.
+            PermissionDeniedError: `actor` may not change what the id stands for.
             SupersededError: `generation` is neither 0 nor the current one.
 
         """

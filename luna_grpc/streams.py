@@ -1,9 +1,8 @@
 """Heartbeat streams: which generation an id stands for, and what becomes of the instances when a stream breaks."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 
-from luna_grpc.errors import NotFoundError, SupersededError
+from luna_grpc.errors import LunaError, NotFoundError, SupersededError
 from luna_grpc.model import Actor, OnDisconnect
 from luna_grpc.registry import Beat, Registry
 from luna_grpc.store import Registration
@@ -21,6 +20,8 @@ class HeartbeatStream:
         self._registry = registry
         self._store = registry.store
         self._actor = actor
+        self._limited = bool(actor.user.prefixes)
+        self._closed = False
         self._bound: dict[str, Registration] = {}
         # Generations that were named and are not the current ones: bare mentions must not fall back to a successor.
         self._named: dict[str, int] = {}
@@ -38,7 +39,7 @@ class HeartbeatStream:
         others: list[str] = []
         for instance_id in instance_ids:
             registration = bound.get(instance_id) or self._first_mentioned(instance_id)
-            if registration is not None and registration.live:
+            if registration is not None and registration.live and (not self._limited or self._may_change(registration)):
                 live.append(registration)
             else:
                 others.append(instance_id)
@@ -54,8 +55,19 @@ class HeartbeatStream:
             self._bound[instance_id] = registration
         return registration
 
+    def renewed(self, beat: Beat) -> bool:
+        """Renew a lease by a heartbeat that says nothing new; return False when it takes more: see `beat`."""
+        self.bind(beat.instance_id, beat.generation)
+        registration = self._bound.get(beat.instance_id) or self._first_mentioned(beat.instance_id)
+        if registration is None or not registration.live or registration.changing or not beat.repeats(registration.instance):
+            return False
+        if self._limited and not self._may_change(registration):
+            return False
+        self._registry.renew((registration,), self._actor.door, self)
+        return True
+
     async def beat(self, beat: Beat) -> None:
-        """Handle one heartbeat.
+        """Handle one heartbeat, whatever it says.
 
         Raises:
             LunaError: see `Registry.heartbeat`.
@@ -71,8 +83,9 @@ class HeartbeatStream:
             self._bound.pop(beat.instance_id, None)
             self._named[beat.instance_id] = generation
             raise
-        self._bound[beat.instance_id] = registration
-        self._named.pop(beat.instance_id, None)
+        if not self._closed:
+            self._bound[beat.instance_id] = registration
+            self._named.pop(beat.instance_id, None)
 
     def close(self, *, broken: bool) -> list[Registration]:
         """End the stream; return the instances that are to be taken down for it, see `take_down`.
@@ -80,20 +93,31 @@ class HeartbeatStream:
         That is nobody, unless the stream broke, `on_disconnect` asks for it, and the registry itself was not deaf.
         """
         held = [registration for registration in self._bound.values() if self._holds(registration)]
+        self._closed = True
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
         return held if broken and self.on_disconnect is not OnDisconnect.KEEP and not self._registry.deaf else []
 
-    async def take_down(self, registrations: Iterable[Registration]) -> None:
-        """Do what `on_disconnect` asks to those that no one else has renewed meanwhile."""
-        held = [registration for registration in registrations if self._holds(registration)]
-        if self.on_disconnect is OnDisconnect.MARK_DOWN:
-            await self._registry.disconnect(held, self._actor)
+    async def take_down(self, registration: Registration) -> None:
+        """Do what `on_disconnect` asks, unless someone else has renewed the lease meanwhile."""
+        if not self._holds(registration):
             return
-        for registration in held:
-            instance = registration.instance
-            # Someone else may be faster when the store suspends; then there is nothing left to do.
-            with suppress(NotFoundError, SupersededError):
-                await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+        if self.on_disconnect is OnDisconnect.MARK_DOWN or not await self._is_gone(registration):
+            await self._registry.disconnect([registration], self._actor)
+
+    async def _is_gone(self, registration: Registration) -> bool:
+        """Deregister an instance; return whether it is gone, whoever did it."""
+        instance = registration.instance
+        try:
+            await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+        except (NotFoundError, SupersededError):
+            return True
+        except LunaError:  # it cannot be removed now; then at least its lease ends
+            return False
+        return True
+
+    def _may_change(self, registration: Registration) -> bool:
+        said = registration.instance.info
+        return self._actor.user.covers(said.instance_id, said.name)
 
     def _holds(self, registration: Registration) -> bool:
         return registration.live and registration.holder is self

@@ -2,12 +2,13 @@
 
 import pytest
 
+from luna_grpc.access import Role, User
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
 from luna_grpc.model import Actor, Door, Info, ServiceStatus, Status, StatusReason
 from luna_grpc.store import Registration, Store, Terms
 from luna_grpc.watch import Event, EventType
 
-ALICE = Actor("alice", Door.GRPC, "test")
+ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
 TTL = 30.0
 EVICT_AFTER = 100.0
 

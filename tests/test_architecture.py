@@ -18,7 +18,7 @@ RULES: list[tuple[str, set[str]]] = [
 ]
 GUARDED = {"grpc", "google", "grpc_health", "grpc_reflection", "aiohttp", "gateway", "redis", "uvloop"}
 NOT_FOR_THE_GATEWAY = ("luna_grpc.rpc", "luna_grpc.v1", "luna_grpc.memory", "luna_grpc.serve", "luna_grpc.cli")
-DOMAIN = ["auth", "clock", "errors", "leases", "memory", "model", "registry", "store", "streams", "watch"]
+DOMAIN = ["access", "clock", "errors", "leases", "memory", "model", "registry", "store", "streams", "throttle", "watch"]
 NO_IO = {"asyncio", "socket", "threading", "os", "pathlib", "structlog", "logging", "random"}
 
 

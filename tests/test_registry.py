@@ -2,6 +2,7 @@
 
 import pytest
 
+from luna_grpc.access import Role, User
 from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, LunaError, NotFoundError, SupersededError
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
@@ -10,8 +11,8 @@ from luna_grpc.store import Registration
 from luna_grpc.streams import HeartbeatStream
 from support import FakeClock
 
-GRPC = Actor("admin", Door.GRPC, "test")
-REST = Actor("admin", Door.REST, "test")
+GRPC = Actor(User("admin", Role.ADMIN), Door.GRPC, "test")
+REST = Actor(User("admin", Role.ADMIN), Door.REST, "test")
 ID = "orders:localhost:8080"
 
 
@@ -28,7 +29,8 @@ async def register(registry: Registry, instance_id: str = ID, actor: Actor = GRP
 
 async def end(stream: HeartbeatStream, *, broken: bool) -> None:
     """End a stream as the edge does."""
-    await stream.take_down(stream.close(broken=broken))
+    for registration in stream.close(broken=broken):
+        await stream.take_down(registration)
 
 
 async def sweep(registry: Registry) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luna_grpc.access import Role, User
 from luna_grpc.model import Actor, Door, Info, Instance, Status
 from luna_grpc.watch import BATCH, QUEUE_CAPACITY, Batch, Event, EventType, Feed, Watcher
 
-ACTOR = Actor("admin", Door.GRPC)
+ACTOR = Actor(User("admin", Role.ADMIN), Door.GRPC)
 State = dict[tuple[str, str], Instance]
 
 

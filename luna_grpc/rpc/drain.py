@@ -1,15 +1,27 @@
-"""Long streams and their end: how many there may be, and how they learn that the server is about to go."""
+"""Long streams and their end: how many there may be, and how they learn that the server, or their user, is about to go."""
 
 import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
-from luna_grpc.errors import ResourceExhaustedError, UnavailableError
+from luna_grpc.access import User
+from luna_grpc.errors import LunaError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
+from luna_grpc.model import Actor
 
 JITTER: Final = 0.1
 """By which fraction of it an age varies."""
+
+
+class Stream(Protocol):
+    """A long stream, as the server sees it."""
+
+    def end(self) -> None:
+        """Say the last word soon, and return."""
+
+    def refuse(self, error: LunaError) -> None:
+        """Take nothing more from the client from now on, and raise `error`."""
 
 
 class Streams:
@@ -19,13 +31,13 @@ class Streams:
         self._max_age = max_age
         self._kind = kind
         self._limit = limit
-        self._asks: dict[Callable[[], None], None] = {}
+        self._open: dict[Stream, Actor] = {}
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._asks)
+        return len(self._open)
 
     @property
     def draining(self) -> bool:
@@ -33,10 +45,10 @@ class Streams:
         return self._draining
 
     @contextmanager
-    def opened(self, ask_to_end: Callable[[], None]) -> Iterator[None]:
-        """Count a stream for as long as it is open; `ask_to_end` is called when it is to say its last word and return.
+    def opened(self, stream: Stream, actor: Actor) -> Iterator[None]:
+        """Count a stream for as long as it is open.
 
-        That is when the server stops, or when the stream is old; with jitter, or all that came together would leave together.
+        It is asked to end when the server stops, or when it is old; with jitter, or all that came together would leave together.
 
         Raises:
             ResourceExhaustedError: as many as allowed are open.
@@ -45,29 +57,39 @@ class Streams:
         """
         if self._draining:
             raise UnavailableError("this server is shutting down; open the stream elsewhere")
-        if len(self._asks) >= self._limit:
+        if len(self._open) >= self._limit:
             raise ResourceExhaustedError(f"{self._limit} {self._kind} are open already, the most that this server takes")
-        self._asks[ask_to_end] = None
+        self._open[stream] = actor
         self._empty.clear()
-        timer = self._call_when_old(ask_to_end)
+        timer = self._call_when_old(stream.end)
         try:
             yield
         finally:
             if timer is not None:
                 timer.cancel()
-            del self._asks[ask_to_end]
-            if not self._asks:
+            del self._open[stream]
+            if not self._open:
                 self._empty.set()
 
-    def _call_when_old(self, ask_to_end: Callable[[], None]) -> asyncio.TimerHandle | None:
+    def _call_when_old(self, end: Callable[[], None]) -> asyncio.TimerHandle | None:
         if not self._max_age:
             return None
         age = self._max_age * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nobody has to be kept from guessing it
-        return asyncio.get_running_loop().call_later(age, ask_to_end)
+        return asyncio.get_running_loop().call_later(age, end)
 
     async def drain(self) -> None:
         """Ask every stream to end, refuse new ones, and return when all have ended."""
         self._draining = True
-        for ask_to_end in list(self._asks):
-            ask_to_end()
+        for stream in list(self._open):
+            stream.end()
         await self._empty.wait()
+
+    def recheck(self, is_current: Callable[[User], bool]) -> None:
+        """Refuse the streams of users who have changed or are gone."""
+        for stream, actor in list(self._open.items()):
+            if not is_current(actor.user):
+                stream.refuse(
+                    UnauthenticatedError(
+                        "the users of the registry have changed: open the stream again with credentials that are right now"
+                    )
+                )

@@ -1,13 +1,12 @@
 """From the errors of the domain to the statuses of gRPC: one table."""
 
-from collections.abc import Callable, Coroutine
-from functools import wraps
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
-import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.error_details_pb2 import BadRequest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from luna_grpc import errors
@@ -28,11 +27,6 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # only the stubs know it as generic
-log = structlog.get_logger("luna.grpc")
-
-S = TypeVar("S")
-Q = TypeVar("Q")
-R = TypeVar("R")
 
 
 def status_code(error: errors.LunaError) -> grpc.StatusCode:
@@ -41,30 +35,23 @@ def status_code(error: errors.LunaError) -> grpc.StatusCode:
 
 
 async def abort(context: Context, error: errors.LunaError) -> NoReturn:
-    """End a call with what an error says, its field at fault as a BadRequest."""
+    """End a call with what an error says: the field at fault as a BadRequest, when to try again as a RetryInfo."""
     code = status_code(error)
-    metadata: tuple[tuple[str, bytes], ...] = ()
+    details: list[AnyMessage] = []
     if error.field:
-        detail = AnyMessage()
-        detail.Pack(BadRequest(field_violations=[BadRequest.FieldViolation(field=error.field, description=error.message)]))
-        status = Status(code=code.value[0], message=error.message, details=[detail])
+        details.append(
+            _packed(BadRequest(field_violations=[BadRequest.FieldViolation(field=error.field, description=error.message)]))
+        )
+    if error.retry_after:
+        details.append(_packed(RetryInfo(retry_delay=Duration(seconds=error.retry_after))))
+    metadata: tuple[tuple[str, bytes], ...] = ()
+    if details:
+        status = Status(code=code.value[0], message=error.message, details=details)
         metadata = ((_DETAILS_KEY, status.SerializeToString()),)
     await context.abort(code, error.message, metadata)
 
 
-def answers_errors(handler: Callable[[S, Q, Context], Coroutine[Any, Any, R]]) -> Callable[[S, Q, Context], Coroutine[Any, Any, R]]:
-    """Let a handler raise errors of the domain."""
-
-    @wraps(handler)
-    async def wrapped(self: S, request: Q, context: Context) -> R:
-        try:
-            return await handler(self, request, context)
-        except errors.LunaError as error:
-            await abort(context, error)
-        except grpc.aio.BaseError:  # the call is over already
-            raise
-        except Exception:
-            log.exception("failed", rpc=handler.__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
-
-    return wrapped
+def _packed(message: Message) -> AnyMessage:
+    detail = AnyMessage()
+    detail.Pack(message)
+    return detail

@@ -3,24 +3,32 @@
 Two tasks a stream. The reader handles messages and notes what is to be answered. The writer, which is the handler itself, says the
 latest state and then rests: an answer costs the server twice as much as reading a message, and one answer covers all before it.
 The end of the stream cuts a rest short. A client that reads no answers blocks its writer only; its heartbeats go on counting.
+
+What a message changes may have to be kept on a disk. No heartbeat waits for that: leases are renewed first, changes are made in a
+task beside, all of a message together, and the message counts as handled when they are done.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 import structlog
 
-from luna_grpc.errors import LunaError
+from luna_grpc.errors import LunaError, ResourceExhaustedError, UnavailableError
+from luna_grpc.registry import Beat
 from luna_grpc.rpc import convert
 from luna_grpc.rpc.errors import Context, status_code
+from luna_grpc.rpc.guard import parsed
 from luna_grpc.store import Registration
 from luna_grpc.streams import HeartbeatStream
 from luna_grpc.v1 import registry_pb2 as pb
 
 log = structlog.get_logger("luna.grpc")
 T = TypeVar("T")
+Handle: TypeAlias = Callable[[Beat], Awaitable[None]]
+"""What is done about a heartbeat that changes something."""
 
 REST: Final = 0.005
 """Seconds between two answers to a client that waits for each."""
@@ -30,8 +38,28 @@ SLICE: Final = 250
 """Instances handled before others get their turn."""
 MAX_FAILURES: Final = 10_000
 """A client that leaves more of them unread has to wait."""
+MAX_CHANGES: Final = 10_000
+"""When so many changes of one stream wait for the disk, further ones are refused."""
 MAX_BYTES: Final = 1024 * 1024
 """An answer is cut at about this size: a quarter of what a gRPC client takes by default."""
+
+
+class Message:
+    """A message that was read."""
+
+    __slots__ = ("changes", "failures", "sequence")
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+        self.failures: dict[str, pb.HeartbeatFailure] | None = None
+        """By instance; told together, with the answer that says that the message was handled."""
+        self.changes: asyncio.Task[None] | None = None
+        """Makes what it changes; None when it changes nothing."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all that it changes has been made, or refused."""
+        return self.changes is None or self.changes.done()
 
 
 class HeartbeatCall:
@@ -41,12 +69,17 @@ class HeartbeatCall:
         self._stream = stream
         self._lease = lease
         self._context = context
-        self._handled = 0  # the sequence of the last message
+        self._handled = 0  # the sequence of the last message of which all has been done, and of all before it
         self._answered = 0  # the same, of the last message whose failures have all been told
-        self._failures: dict[str, pb.HeartbeatFailure] = {}
-        self._owed = 0  # messages that came since the last answer
+        self._owed = 0  # messages that were handled since the last answer
+        self._failures: dict[str, pb.HeartbeatFailure] = {}  # of the messages handled
+        self._untold = 0  # failures of all messages
+        self._changing: Counter[str] = Counter()  # how many changes of an id are under way
+        self._unfinished: deque[Message] = deque()  # from the first message on whose changes are not all made
         self._over = False  # whether the client has half-closed
         self._ending = False  # whether the server ends the stream
+        self._refusal: LunaError | None = None  # with what it ends it, if not well
+        self._reader: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._rests_until = 0.0  # when the writer may answer again, by the loop's clock
         self._timer: asyncio.TimerHandle | None = None  # wakes the writer then
@@ -55,7 +88,7 @@ class HeartbeatCall:
 
     async def run(self) -> None:
         """Serve the stream until the client half-closes or the server wants to end it."""
-        reader = asyncio.create_task(self._read())
+        reader = self._reader = asyncio.create_task(self._read())
         broken = True
         try:
             await self._write()
@@ -70,8 +103,7 @@ class HeartbeatCall:
 
     async def _take_down(self, held: list[Registration]) -> None:
         for part in _slices(held):
-            await self._stream.take_down(part)
-            await asyncio.sleep(0)
+            await asyncio.gather(*map(self._stream.take_down, part))
         if held:
             log.info("stream broke", instances=len(held), on_disconnect=self._stream.on_disconnect.value, peer=self._context.peer())
 
@@ -80,64 +112,122 @@ class HeartbeatCall:
         self._ending = True
         self._wake.set()
 
+    def refuse(self, error: LunaError) -> None:
+        """Take nothing more, and end the stream with an error."""
+        self._refusal = error
+        self._ending = True
+        if self._reader is not None:
+            self._reader.cancel()
+        self._wake.set()
+
     async def _read(self) -> None:
         try:
-            while (message := await self._context.read()) is not grpc.aio.EOF:
-                await self._handle(message)
+            while (body := await self._context.read()) is not grpc.aio.EOF:
+                await self._handle(parsed(pb.StreamHeartbeatsRequest, body))
+            while self._unfinished:
+                await asyncio.wait([each.changes for each in self._unfinished if each.changes])
         finally:
             self._over = True
             self._wake.set()
 
-    async def _handle(self, message: pb.StreamHeartbeatsRequest) -> None:
-        if message.HasField("options"):
+    async def _handle(self, request: pb.StreamHeartbeatsRequest) -> None:
+        if request.HasField("options"):
             # A mistake here concerns no instance, so it cannot be a failure: it ends the call. See the proto.
-            self._stream.on_disconnect = convert.on_disconnect(message.options.on_disconnect)
-        for entries in _slices(message.heartbeats):
-            for entry in entries:
-                await self._beat(entry)
-            if len(entries) == SLICE:
-                await self._let_others_run()
-        for ids in _slices(message.instance_ids):
-            for instance_id in self._stream.renew(ids):
-                await self._beat(pb.HeartbeatRequest(instance_id=instance_id))
-            if len(ids) == SLICE:
-                await self._let_others_run()
-        self._handled = message.sequence
-        self._owed += 1
-        if self._timer is None:
-            self._wake_after(self._rests_until - self._loop.time())
-        if len(self._failures) > MAX_FAILURES:
-            await self._let_others_run()
+            self._stream.on_disconnect = convert.on_disconnect(request.options.on_disconnect)
+        message = Message(request.sequence)
+        handle = self._stream.beat if len(self._changing) < MAX_CHANGES else self._refused
+        changes = await self._heard(request, message)
+        self._unfinished.append(message)
+        if changes:
+            message.changes = asyncio.create_task(self._change(changes, message, handle))
+            message.changes.add_done_callback(self._finished)
+        else:
+            self._finished()
+        while self._untold > MAX_FAILURES:
+            self._told = self._loop.create_future()
+            await self._told
 
-    async def _beat(self, entry: pb.HeartbeatRequest) -> None:
+    async def _heard(self, request: pb.StreamHeartbeatsRequest, message: Message) -> list[Beat]:
+        """Renew the leases that a message speaks of; return what takes more than that."""
+        changes: list[Beat] = []
+        for entries in _slices(request.heartbeats):
+            for entry in entries:
+                self._hear(entry, message, changes)
+            if len(entries) == SLICE:
+                await asyncio.sleep(0)
+        for ids in _slices(request.instance_ids):
+            for instance_id in self._stream.renew(ids):
+                self._later(Beat(instance_id), changes)
+            if len(ids) == SLICE:
+                await asyncio.sleep(0)
+        return changes
+
+    def _hear(self, entry: pb.HeartbeatRequest, message: Message, changes: list[Beat]) -> None:
         self._stream.bind(entry.instance_id, entry.generation)
         try:
-            await self._stream.beat(convert.beat(entry))
+            beat = convert.beat(entry)
         except LunaError as error:
-            self._failed(entry.instance_id, error)
+            self._failed(message, entry.instance_id, error)
+            return
+        # What is under way comes first: this may take it back.
+        if beat.instance_id in self._changing or not self._stream.renewed(beat):
+            self._later(beat, changes)
 
-    def _failed(self, instance_id: str, error: LunaError) -> None:
-        code = status_code(error).value[0]
-        self._failures[instance_id] = pb.HeartbeatFailure(instance_id=instance_id, code=code, message=error.message)
+    def _later(self, beat: Beat, changes: list[Beat]) -> None:
+        self._changing[beat.instance_id] += 1
+        changes.append(beat)
 
-    async def _let_others_run(self) -> None:
-        await asyncio.sleep(0)
-        if len(self._failures) > MAX_FAILURES:
-            self._told = self._loop.create_future()
-            self._wake.set()
-            await self._told
-            self._told = None
+    async def _change(self, changes: list[Beat], message: Message, handle: Handle) -> None:
+        for part in _slices(changes):
+            await asyncio.gather(*(self._beat(beat, message, handle) for beat in part))
+
+    async def _refused(self, _: Beat) -> None:
+        raise ResourceExhaustedError(f"{MAX_CHANGES} changes of this stream are under way already; send this again later")
+
+    async def _beat(self, beat: Beat, message: Message, handle: Handle) -> None:
+        try:
+            await handle(beat)
+        except LunaError as error:
+            self._failed(message, beat.instance_id, error)
+        except Exception:
+            log.exception("failed", rpc="StreamHeartbeats", instance_id=beat.instance_id)
+            self._failed(message, beat.instance_id, UnavailableError("the registry failed; its log says how"))
+        finally:
+            self._changing[beat.instance_id] -= 1
+            if not self._changing[beat.instance_id]:
+                del self._changing[beat.instance_id]
+
+    def _failed(self, message: Message, instance_id: str, error: LunaError) -> None:
+        failure = pb.HeartbeatFailure(instance_id=instance_id, code=status_code(error).value[0], message=error.message)
+        if message.failures is None:
+            message.failures = {}
+        self._untold += instance_id not in message.failures
+        message.failures[instance_id] = failure
+
+    def _finished(self, _: object = None) -> None:
+        """Note how far all messages have been handled, and let the writer say so."""
+        while self._unfinished and self._unfinished[0].done:
+            message = self._unfinished.popleft()
+            self._handled = message.sequence
+            self._owed += 1
+            if message.failures:
+                before = len(self._failures) + len(message.failures)
+                self._failures |= message.failures
+                self._untold -= before - len(self._failures)
+            self._answer_soon()
 
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._refusal is not None:
+                raise self._refusal
             rest = REST if self._owed <= 1 else LONG_REST
             # The last answer, also when none is owed: on a connection that has died, what looks like a half-close is a break, and
             # this write fails.
             last = self._over or self._ending
             if self._owed or self._failures or last:
-                await self._context.write(self._answer())
+                await self._context.write(self._answer().SerializeToString())
             if self._failures:
                 self._wake.set()
             elif last:
@@ -150,6 +240,10 @@ class HeartbeatCall:
         self._rests_until = self._loop.time() + seconds
         if self._owed and self._timer is None:  # messages came while the answer was on its way
             self._wake_after(seconds)
+
+    def _answer_soon(self) -> None:
+        if self._timer is None:
+            self._wake_after(self._rests_until - self._loop.time())
 
     def _wake_after(self, seconds: float) -> None:
         if seconds <= 0:
@@ -167,6 +261,7 @@ class HeartbeatCall:
         room = MAX_BYTES
         while self._failures and room > 0:
             _, failure = self._failures.popitem()
+            self._untold -= 1
             answer.failures.append(failure)
             room -= failure.ByteSize()
         if not self._failures:

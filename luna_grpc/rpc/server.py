@@ -5,14 +5,12 @@ import logging
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
-from luna_grpc.rpc import health
-from luna_grpc.rpc.auth import AuthInterceptor
+from luna_grpc.rpc import health, reflect
+from luna_grpc.rpc.guard import Guard
 from luna_grpc.rpc.service import NAME, RegistryService
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
@@ -50,14 +48,24 @@ class GrpcServer:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self._grace = settings.shutdown_grace
-        self._server = grpc.aio.server(
-            interceptors=[AuthInterceptor(authenticator)], options=[*OPTIONS, *_age(settings.max_connection_age)]
-        )
+        self._server = grpc.aio.server(options=[*OPTIONS, *_age(settings.max_connection_age)])
         self.service = RegistryService(registry, settings)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, self.service.handlers()),))
         self._health = health.HealthService("", NAME)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((NAME, health.NAME), self._server)
+        reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
+        guard = Guard(registry, authenticator)
+        self.handlers = {
+            NAME: self.service.handlers(guard),
+            health.NAME: self._health.handlers(guard),
+            reflect.NAME: reflection.handlers(guard),
+        }
+        """The handler of each rpc, by the names of its service and its own."""
+        self._server.add_generic_rpc_handlers(
+            (
+                *(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in self.handlers.items()),
+                guard.elsewhere(),
+            )
+        )
+        authenticator.observe(lambda: self._recheck(authenticator))
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port; 0 picks a free one. Health says NOT_SERVING until `serving`.
@@ -83,6 +91,10 @@ class GrpcServer:
     def not_serving(self) -> None:
         """Let health say NOT_SERVING."""
         self._health.set(serving=False)
+
+    def _recheck(self, authenticator: Authenticator) -> None:
+        self.service.heartbeat_streams.recheck(authenticator.is_current)
+        self.service.watches.recheck(authenticator.is_current)
 
     async def stop(self) -> None:
         """Let streams say their last word and calls finish, for at most `shutdown_grace` seconds."""

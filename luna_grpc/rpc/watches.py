@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from luna_grpc.errors import LunaError
 from luna_grpc.registry import Registry
 from luna_grpc.rpc import convert
 from luna_grpc.rpc.errors import Context
@@ -21,6 +22,7 @@ class WatchCall:
         self._context = context
         self._wake = asyncio.Event()
         self._ending = False
+        self._refusal: LunaError | None = None
         self._registry = registry
         self._names = names
         self._token = token
@@ -29,7 +31,7 @@ class WatchCall:
         """Tell of changes until the client leaves or the server wants to end the stream."""
         watcher = self._registry.watch(self._names, self._token, self._wake.set)
         try:
-            while True:
+            while self._refusal is None:
                 batch = watcher.take()
                 if batch is not None:
                     for message in messages(batch):
@@ -39,12 +41,18 @@ class WatchCall:
                 else:
                     await self._wake.wait()
                     self._wake.clear()
+            raise self._refusal
         finally:
             watcher.close()
 
     def end(self) -> None:
         """Say what is left to say, and return."""
         self._ending = True
+        self._wake.set()
+
+    def refuse(self, error: LunaError) -> None:
+        """Tell nothing more, and end the stream with an error."""
+        self._refusal = error
         self._wake.set()
 
 

@@ -40,7 +40,7 @@ METHODS = [
 @pytest.fixture(scope="module")
 async def guarded() -> AsyncIterator[Luna]:
     """Run a server with a password."""
-    async with luna(env={"LUNA_AUTH_PASSWORD": PASSWORD}) as server:
+    async with luna("--max-failed-logins", "0", env={"LUNA_AUTH_PASSWORD": PASSWORD}) as server:
         yield server
 
 

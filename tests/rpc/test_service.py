@@ -349,10 +349,11 @@ async def test_failures_in_small_messages_are_bounded_too(server: Running, monke
 
         read_so_far = 0
 
-        async def read(self) -> pb.StreamHeartbeatsRequest:
+        async def read(self) -> bytes:
             self.read_so_far += 1
             await asyncio.sleep(0)
-            return pb.StreamHeartbeatsRequest(instance_ids=[f"a{self.read_so_far}:h:{number}" for number in range(1, 101)])
+            ids = [f"a{self.read_so_far}:h:{number}" for number in range(1, 101)]
+            return pb.StreamHeartbeatsRequest(instance_ids=ids).SerializeToString()
 
         async def write(self, _: object) -> None:
             await asyncio.Event().wait()
@@ -365,7 +366,7 @@ async def test_failures_in_small_messages_are_bounded_too(server: Running, monke
     running = asyncio.create_task(call.run())
     for _ in range(500):
         await asyncio.sleep(0)
-    assert 10 <= deaf.read_so_far <= 12
+    assert 10 <= deaf.read_so_far <= 15  # what was read in the meantime is handled beside
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -1,0 +1,86 @@
+"""`luna user`: the users file from the command line."""
+
+import os
+import sys
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from luna_grpc import users
+from luna_grpc.access import Role
+from luna_grpc.config import variable
+
+EXIT_REFUSED: Final = 1
+VARIABLE: Final = variable("users_file")
+RELOAD: Final = "A running registry reads the file again on SIGHUP: pkill -HUP -f 'luna serve'"
+
+app = typer.Typer(no_args_is_help=True, help="Who may use the registry, when it is more than one (luna serve --users-file).")
+
+File = Annotated[
+    str, typer.Option("--file", envvar=VARIABLE, help="The users file, as for luna serve --users-file.", show_default=False)
+]
+Name = Annotated[str, typer.Argument(help="User name, without a colon.", show_default=False)]
+
+
+@app.command()
+def add(
+    name: Name,
+    file: File,
+    *,
+    role: Annotated[
+        Role, typer.Option(help="reader: sees everything; writer: also registers and deregisters; admin: everything.")
+    ] = Role.WRITER,
+    prefix: Annotated[
+        list[str] | None, typer.Option(help="A writer may only change services whose names begin so; can be repeated.")
+    ] = None,
+    password_stdin: Annotated[bool, typer.Option(help="Read the password from standard input instead of asking for it.")] = False,
+    replace: Annotated[bool, typer.Option(help="Replace the user if there is one of this name.")] = False,
+) -> None:
+    """Add a user to the file, or make the file.
+
+    Example: luna user add orders-ci --role writer --prefix orders --file users.toml
+    """
+    password = sys.stdin.readline().rstrip("\n") if password_stdin else _asked()
+    try:
+        users.add(file, name, role=role, prefixes=prefix or (), password=password, replace=replace)
+    except users.UsersFileError as error:
+        _fail(error)
+    typer.echo(f"{name} is now a {role.value} in {file}. {RELOAD}")
+
+
+@app.command()
+def remove(name: Name, file: File) -> None:
+    """Remove a user from the file.
+
+    Example: luna user remove orders-ci --file users.toml
+    """
+    try:
+        users.remove(file, name)
+    except users.UsersFileError as error:
+        _fail(error)
+    typer.echo(f"{name} is no longer in {file}. {RELOAD}")
+
+
+@app.command("list")
+def list_(file: File) -> None:
+    """List the users of the file: name, role and prefixes, with tabs between.
+
+    Example: luna user list --file users.toml
+    """
+    try:
+        accounts = users.read(file)
+    except users.UsersFileError as error:
+        _fail(error)
+    for user, _ in accounts.values():
+        typer.echo(f"{user.name}\t{user.role.value}\t{' '.join(user.prefixes)}".rstrip())
+
+
+def _asked() -> str:
+    if not os.isatty(sys.stdin.fileno()):
+        _fail("there is no terminal to ask for the password on: use --password-stdin")
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
+def _fail(error: object) -> NoReturn:
+    typer.echo(f"luna: {error}", err=True)
+    raise typer.Exit(EXIT_REFUSED)

@@ -1,0 +1,148 @@
+"""What stands before every rpc: who calls, may they do this, and in which words are they refused.
+
+Requests come as bytes and are parsed here, once it is known who sent them; what is no message of the proto is refused like any
+other mistake. A wrapper and no interceptor: an interceptor does not learn who the peer is, and costs more on each call.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, Final, TypeAlias, TypeVar, cast
+from urllib.parse import unquote
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from luna_grpc.access import NOBODY, Action, User
+from luna_grpc.auth import Authenticator
+from luna_grpc.errors import InvalidArgumentError, LunaError
+from luna_grpc.model import Actor, Door
+from luna_grpc.registry import Registry
+from luna_grpc.rpc.errors import Context, Handler, abort
+
+Q = TypeVar("Q", bound=Message)
+AUTHORIZATION: Final = "authorization"
+
+log = structlog.get_logger("luna.grpc")
+
+
+Unary: TypeAlias = Callable[[Q, Actor], Awaitable[Message]]
+Answering: TypeAlias = Callable[[Q, Actor, Context], Awaitable[None]]
+Streaming: TypeAlias = Callable[[Actor, Context], Awaitable[None]]
+
+
+class Guard:
+    """Makes handlers that let in whoever may do an action; with None for it, everyone."""
+
+    def __init__(self, registry: Registry, authenticator: Authenticator) -> None:
+        self._registry = registry
+        self._authenticator = authenticator
+
+    def unary(self, action: Action | None, kind: type[Q], handler: Unary[Q]) -> Handler:
+        """Serve an rpc of one request and one answer."""
+
+        async def guarded(body: bytes, context: Context) -> bytes:
+            actor = await self._admitted(action, context)
+            return (await handler(parsed(kind, body), actor)).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(cast("Any", answers_errors(guarded)))
+
+    def answering(self, action: Action | None, kind: type[Q], handler: Answering[Q]) -> Handler:
+        """Serve an rpc of one request and a stream of answers, which the handler writes as bytes."""
+
+        async def guarded(body: bytes, context: Context) -> None:
+            actor = await self._admitted(action, context)
+            await handler(parsed(kind, body), actor, context)
+
+        return grpc.unary_stream_rpc_method_handler(cast("Any", answers_errors(guarded)))
+
+    def streaming(self, action: Action, handler: Streaming) -> Handler:
+        """Serve an rpc of two streams, which the handler reads and writes as bytes."""
+
+        async def guarded(_: object, context: Context) -> None:
+            await handler(await self._admitted(action, context), context)
+
+        return grpc.stream_stream_rpc_method_handler(cast("Any", answers_errors(guarded)))
+
+    def elsewhere(self) -> grpc.GenericRpcHandler:
+        """Refuse what there is not; strangers need not know that either."""
+
+        async def unknown(_: Actor, context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such rpc here; reflection lists those that there are")
+
+        return _Elsewhere(self.streaming(Action.READ, unknown))
+
+    async def _admitted(self, action: Action | None, context: Context) -> Actor:
+        """Return who is behind a call.
+
+        Raises:
+            LunaError: see `Authenticator`; the role does not allow it; or the registry is not ready to answer anyone.
+
+        """
+        if action is None:
+            return Actor(NOBODY, Door.GRPC, context.peer())
+        user = self._authenticator.known(_authorization(context))
+        if user is None:
+            user = await self._unknown(context)
+        user.check(action)
+        self._registry.check_loaded()
+        return Actor(user, Door.GRPC, context.peer())
+
+    async def _unknown(self, context: Context) -> User:
+        return await self._authenticator.verified(_authorization(context), address(context.peer()))
+
+
+class _Elsewhere(grpc.GenericRpcHandler):
+    """Takes every call; to be asked last."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def service(self, _: grpc.HandlerCallDetails) -> Handler:
+        """On the wire the four kinds of rpc are the same; a stream's handler answers without waiting for a message."""
+        return self._handler
+
+
+def parsed(kind: type[Q], body: bytes) -> Q:
+    """Read a message.
+
+    Raises:
+        InvalidArgumentError: it is none.
+
+    """
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise InvalidArgumentError(
+            f"the bytes sent are no {kind.__name__}; are the stubs made from Luna's proto?", field=""
+        ) from None
+
+
+def answers_errors(handler: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    """Let a handler raise errors of the domain."""
+
+    @wraps(handler)
+    async def wrapped(request: Any, context: Context) -> Any:  # noqa: ANN401 - each rpc has its own
+        try:
+            return await handler(request, context)
+        except LunaError as error:
+            await abort(context, error)
+        except grpc.aio.BaseError:  # the call is over already
+            raise
+        except Exception:
+            log.exception("failed", rpc=handler.__qualname__)
+            await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
+
+    return wrapped
+
+
+def address(peer: str) -> str:
+    """Return the address in what gRPC calls a peer, `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
+    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
+
+
+def _authorization(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == AUTHORIZATION:
+            return value if isinstance(value, str) else value.decode(errors="replace")
+    return None
