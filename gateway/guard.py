@@ -135,10 +135,10 @@ class Guard:
 
     def _refuse_foreign_write(self, request: web.Request, origin: str) -> None:
         """Refuse what another site's page makes a browser send with the credentials that it remembers."""
-        own = origin.partition("://")[2] == request.headers.get("Host")
-        if own or request.method in _READING or self._allowed(origin):
+        own = origin.partition("://")[2]
+        if (own and own == request.headers.get("Host")) or request.method in _READING or self._allowed(origin):
             return
-        raise PermissionDeniedError(f"pages of {origin!r} may not change the registry; LUNA_CORS_ORIGINS can allow it")
+        raise PermissionDeniedError(f"pages of {shown(origin)} may not change the registry; LUNA_CORS_ORIGINS can allow it")
 
     def _allowed(self, origin: str) -> bool:
         return origin in self._origins or "*" in self._origins

@@ -153,9 +153,9 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def shown(text: object, most: int = 80) -> str:
+def shown(text: str, most: int = 80) -> str:
     """Quote what someone sent for an error message, safely and not at length."""
-    quoted = ascii(text)
+    quoted = ascii(text[: most + 1])
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
@@ -259,7 +259,8 @@ def _checked_url(url: str, default: str) -> str:
         well_formed = False
     if not well_formed or " " in url or "\\" in url:
         raise InvalidArgumentError(f"url {shown(url)} is not an http or https URL, for example http://localhost:8080/", field="url")
-    return url if parts.path else parts._replace(path="/").geturl()
+    # Limited as it is kept: whoever sends it back must not be refused.
+    return url if parts.path else _limited("url", parts._replace(path="/").geturl(), MAX_URL)
 
 
 def _checked_weight(weight: int) -> int:
