@@ -82,8 +82,8 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
-    """Serve on both doors for as long as the context is open.
+async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Running]:
+    """Serve on both doors for as long as the context is open, by the time of the machine or of another clock.
 
     Raises:
         CannotListenError: a port cannot be had.
@@ -92,7 +92,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
-    clock = Clock()
+    clock = clock or Clock()
     store = _store(settings, clock, warming=policy.warmup > 0)
     registry = Registry(store, clock, policy)
     authenticator = _authenticator(settings)

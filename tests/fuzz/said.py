@@ -79,3 +79,21 @@ def message(instance_id: str, said: dict[str, Any], status: "pb.Status.ValueType
     weight = said.pop("weight")
     options = pb.BalancerOptions(weight=weight) if weight is not None and 0 <= weight < 2**32 else None
     return pb.Instance(instance_id=instance_id, balancer_options=options, status=status, **said)
+
+
+def as_json(instance: pb.Instance) -> dict[str, Any]:
+    """Return what REST shows of what gRPC shows."""
+    weight = instance.balancer_options.weight
+    answer = {
+        "instanceId": instance.instance_id,
+        "name": instance.name,
+        "description": instance.description,
+        "version": instance.version,
+        "url": instance.url,
+        "status": pb.Status.Name(instance.status).removeprefix("STATUS_"),
+        "balancerOptions": {"weight": weight} if weight else {},
+        "statusReason": pb.StatusReason.Name(instance.status_reason).removeprefix("STATUS_REASON_"),
+        "registeredAt": instance.registered_at.ToMilliseconds(),
+        "last_heartbeat": instance.last_heartbeat.ToMilliseconds(),
+    }
+    return answer | ({"metadata": dict(instance.metadata)} if instance.metadata else {})

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
-from said import ANY_TEXT, FIELDS, GOOD_IDS, IDS, SENDABLE, fields, message, messages
+from said import ANY_TEXT, FIELDS, GOOD_IDS, IDS, SENDABLE, as_json, fields, message, messages
 
 from gateway import errors, views
 from luna_grpc.errors import InvalidArgumentError
@@ -233,24 +233,6 @@ async def test_both_doors_keep_the_same(
     written.last_heartbeat.CopyFrom(now.last_heartbeat)
     assert now == written
     assert (await rest.delete(path)).status == 200
-
-
-def as_json(instance: pb.Instance) -> dict[str, Any]:
-    """Return what REST shows of what gRPC shows."""
-    weight = instance.balancer_options.weight
-    answer = {
-        "instanceId": instance.instance_id,
-        "name": instance.name,
-        "description": instance.description,
-        "version": instance.version,
-        "url": instance.url,
-        "status": pb.Status.Name(instance.status).removeprefix("STATUS_"),
-        "balancerOptions": {"weight": weight} if weight else {},
-        "statusReason": pb.StatusReason.Name(instance.status_reason).removeprefix("STATUS_REASON_"),
-        "registeredAt": instance.registered_at.ToMilliseconds(),
-        "last_heartbeat": instance.last_heartbeat.ToMilliseconds(),
-    }
-    return answer | ({"metadata": dict(instance.metadata)} if instance.metadata else {})
 
 
 async def succeeds(call: Any) -> bool:
