@@ -27,8 +27,10 @@ KEEPALIVE: Final = 75.0
 
 
 log: Final = logging.getLogger("luna.http")
-# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them.
-log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+# Bytes that are no HTTP are answered with 400, and a body that nobody wanted may be damaged; at the level of an error, strangers
+# could fill the log with them.
+_NOT_HTTP: Final = (HttpProcessingError, web.RequestPayloadError)
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], _NOT_HTTP)))
 
 
 class RestServer:

@@ -5,7 +5,8 @@ import re
 from contextlib import suppress
 from typing import NamedTuple
 
-_HEAD = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2}) [ -~]*\r\n((?:[!-9;-~]+:[ -~\t\x80-\xff]*\r\n)*)\r\n")
+# aiohttp answers in the version that it was asked in, whatever that was.
+_HEAD = re.compile(rb"HTTP/[0-9]\.[0-9] ([1-5][0-9]{2}) [ -~]*\r\n((?:[!-9;-~]+:[ -~\t\x80-\xff]*\r\n)*)\r\n")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 NO_BODY = {204, 304}
 
@@ -24,7 +25,7 @@ class NotHttpError(Exception):
 
 
 def answers(data: bytes, *, to_head: bool = False) -> list[Answer]:
-    """Read answers one after the other; the last one may be cut.
+    """Read answers one after the other; the last one may be cut. `to_head`: some may be without their bodies.
 
     Raises:
         NotHttpError: there is something else between them.
@@ -42,7 +43,8 @@ def answers(data: bytes, *, to_head: bool = False) -> list[Answer]:
         headers = dict(_field(line) for line in head[2].split(b"\r\n") if line)
         status = int(head[1])
         body = b""
-        if not to_head and status not in NO_BODY and status >= 200:
+        bare = to_head and (at == len(data) or data.startswith(b"HTTP/", at))
+        if not bare and status not in NO_BODY and status >= 200:
             body, at = _chunked(data, at) if headers.get("transfer-encoding") == "chunked" else _sized(data, at, headers)
         found.append(Answer(status, headers, body))
     return found

@@ -175,7 +175,7 @@ class HeartbeatCall:
 
     def _later(self, beat: Beat, changes: list[Beat]) -> None:
         self._changing[beat.instance_id] += 1
-        changes.append(beat)
+        changes.append(self._stream.bound(beat))
 
     async def _change(self, changes: list[Beat], message: Message, handle: Handle) -> None:
         for part in _slices(changes):

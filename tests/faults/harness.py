@@ -1,6 +1,7 @@
 """What the tests of faults share: watches that note when they heard what, and workers that can be killed."""
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -8,18 +9,36 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.v1 import registry_pb2 as pb
-from support import Stub, basic, clean_environment
+from support import SOAK, Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
 T = TypeVar("T")
+
+
+def soak(short: T, long: T) -> T:
+    """Return how much there is to do: little, or all of it when LUNA_SOAK is set."""
+    return long if SOAK else short
+
+
+def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
+    """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
+    log.seek(0)
+    lines = [json.loads(line) for line in log]
+    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
+
+
+def memory_of(pid: int) -> float:
+    """Return the memory that a process holds, in MB."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
 
 
 def seconds(moment: Timestamp) -> float:
