@@ -8,10 +8,13 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.answers import empty_answer, text_answer
 from gateway.api import Api
+from gateway.docs import Docs
 from gateway.guard import Guard, Handler
 from gateway.negotiate import prefers_json
-from gateway.panel import Panel, static_file
+from gateway.pages import static_file
+from gateway.panel import Panel
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
@@ -78,7 +81,7 @@ class RestServer:
         await self._runner.cleanup()
 
     def _add_routes(self) -> None:
-        api, panel, guard = Api(self._registry), Panel(self._registry), self._guard
+        api, panel, docs, guard = Api(self._registry), Panel(self._registry), Docs(MAX_BODY), self._guard
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
         services = _negotiated(api.get_services, panel.services_page)
         read, change = Action.READ, Action.CHANGE
@@ -91,6 +94,8 @@ class RestServer:
             (hdrs.METH_GET, PREFIX + "/services/", read, services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
             (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, _negotiated(api.get_service, panel.service_page)),
+            (hdrs.METH_GET, PREFIX + "/openapi.json", read, docs.openapi),
+            (hdrs.METH_GET, PREFIX + "/docs", read, docs.try_page),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
         ]
         routes = [
@@ -109,7 +114,7 @@ class RestServer:
     async def _elsewhere(self, request: web.Request, _: User) -> web.Response:
         """Answer what a browser asks before it asks, and refuse the rest."""
         if request.method == hdrs.METH_OPTIONS and self._guard.preflight(request):
-            return web.Response(status=204)
+            return empty_answer(204)
         if request.path.startswith(PROTECTED):
             await self._guard.user(request)
         allowed: set[str] = set()
@@ -126,15 +131,15 @@ class RestServer:
             lines.append(f"instances: {registry.store.count()}")
             lines.append(f"heartbeats: {registry.heartbeats} since the start")
             lines.append(f"warming: {'yes, watchers of an earlier run are not yet told who is gone' if registry.warming else 'no'}")
-        return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
+        return text_answer("\n".join(lines) + "\n", status=200 if self.ready else 503)
 
 
 async def _to_panel(_: web.Request, __: User) -> web.Response:
-    return web.Response(status=302, headers={hdrs.LOCATION: PREFIX + "/services/"})
+    return empty_answer(302, Location=PREFIX + "/services/")
 
 
 async def _livez(_: web.Request, __: User) -> web.Response:
-    return web.Response(text="ok\n")
+    return text_answer("ok\n")
 
 
 def _negotiated(as_json: Handler, as_page: Handler) -> Handler:

@@ -16,6 +16,8 @@ STATUS: Final[dict[type[errors.LunaError], int]] = {
 }
 CODES: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 """For what HTTP alone refuses."""
+FAILED: Final = "INTERNAL"
+"""With 500: a bug."""
 
 # Where the JSON calls a field of the model otherwise.
 _FIELDS: Final = {"instance_id": "instanceId", "weight": "balancerOptions.weight"}
