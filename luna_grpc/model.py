@@ -7,7 +7,6 @@ effective status follows from both and is never stored.
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
@@ -159,8 +158,7 @@ def shown(text: object, most: int = 80) -> str:
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+class Info(NamedTuple):
     """What a client says of an instance, but for its status. Make one with `Info.of`, which checks everything."""
 
     instance_id: str
