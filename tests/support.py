@@ -23,7 +23,7 @@ from luna_grpc.v1 import registry_pb2_grpc
 
 Channel: TypeAlias = grpc.aio.Channel
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
-READY = re.compile(r"luna: ready rest=(http://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
+READY = re.compile(r"luna: ready rest=(https?://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
 
 
 class FakeClock(Clock):
