@@ -2,20 +2,23 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.api import Api
 from gateway.guard import Guard, Handler
+from gateway.listener import Listener
 from gateway.negotiate import prefers_json
 from gateway.panel import Panel, static_file
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
+from luna_grpc.tls import Identity
 
 PROTECTED: Final = "/registry/"
 PREFIX: Final = "/registry/v1"
@@ -50,24 +53,35 @@ class RestServer:
             keepalive_timeout=KEEPALIVE,
             shutdown_timeout=CUT_OFF,
         )
+        self._listener = Listener(self._connection)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port; 0 picks a free one.
+    async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
+        """Listen, with TLS when there is an identity, and return the port; 0 picks a free one.
 
         Raises:
             OSError: the port cannot be had.
 
         """
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, reuse_port=False).start()
-        return int(self._runner.addresses[0][1])
+        return await self._listener.open(host, port, identity.context if identity is not None else None)
+
+    async def renew(self, identity: Identity) -> None:
+        """Use another identity for connections from now on.
+
+        Raises:
+            OSError: see `Listener.renew`.
+
+        """
+        await self._listener.renew(identity.context)
+
+    def _connection(self) -> asyncio.Protocol:
+        return cast("Callable[[], asyncio.Protocol]", self._runner.server)()  # it is there from `setup` to `cleanup`
 
     async def stop(self) -> None:
         """Let requests in flight finish, for at most `shutdown_grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
-        for site in self._runner.sites:
-            await site.stop()
+        self._listener.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.drain(), self._grace)
         server = self._runner.server

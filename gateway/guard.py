@@ -21,6 +21,7 @@ from gateway.api import json_response
 from gateway.drain import InFlight
 from gateway.negotiate import prefers_html
 from gateway.panel import error_page
+from luna_grpc import tls
 from luna_grpc.access import NOBODY, Action, User
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
@@ -44,6 +45,7 @@ class Guard:
         self.in_flight = InFlight()
         self._registry = registry
         self._authenticator = authenticator
+        self._certificates = bool(settings.tls_client_ca)
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._addresses_too = settings.insecure  # asked for from elsewhere, and an address cannot be rebound
@@ -84,12 +86,20 @@ class Guard:
 
         Raises:
             PermissionDeniedError: the Host name or the origin is not one to be answered.
-            LunaError: see `Authenticator.verified`.
+            LunaError: see `Authenticator.verified` and `Authenticator.certified`.
 
         """
         self._check_origin(request)
         authorization = request.headers.get(hdrs.AUTHORIZATION)
-        return self._authenticator.known(authorization) or await self._authenticator.verified(authorization, request.remote or "")
+        user = self._authenticator.known(authorization)
+        if user is not None:
+            return user
+        if authorization is None and self._certificates:
+            return self._certified(request)
+        return await self._authenticator.verified(authorization, request.remote or "")
+
+    def _certified(self, request: web.Request) -> User:
+        return self._authenticator.certified(tls.names(request.get_extra_info("peercert")))
 
     def preflight(self, request: web.Request) -> bool:
         """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
@@ -135,7 +145,10 @@ class Guard:
 
     def _refuse_foreign_write(self, request: web.Request, origin: str) -> None:
         """Refuse what another site's page makes a browser send with the credentials that it remembers."""
-        own = origin.partition("://")[2] == request.headers.get("Host")
+        host = request.headers.get("Host")
+        # Without TLS the registry may be behind a proxy that has it. With it, a page that came without TLS is not ours: it is of
+        # another server of that name, or of whoever sits on the line.
+        own = origin == f"https://{host}" or (origin == f"http://{host}" and not request.secure)
         if own or request.method in _READING or self._allowed(origin):
             return
         raise PermissionDeniedError(f"pages of {origin!r} may not change the registry; LUNA_CORS_ORIGINS can allow it")
@@ -181,11 +194,17 @@ class Guard:
         return response
 
     def _is_signed_in(self, request: web.Request) -> bool:
+        authorization = request.headers.get(hdrs.AUTHORIZATION)
         try:
             self._check_origin(request)
+            user = (
+                self._certified(request)
+                if authorization is None and self._certificates
+                else self._authenticator.known(authorization)
+            )
         except LunaError:
             return False
-        return self._authenticator.known(request.headers.get(hdrs.AUTHORIZATION)) is not None
+        return user is not None
 
 
 def _is_address(name: str) -> bool:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hmac
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 
 from luna_grpc.access import Role, User
 from luna_grpc.errors import ResourceExhaustedError, UnauthenticatedError
+from luna_grpc.model import shown
 from luna_grpc.throttle import Throttle
 
 CHALLENGE: Final = 'Basic realm="Luna", charset="UTF-8"'
@@ -52,11 +53,10 @@ class Authenticator:
         *,
         throttle: Throttle | None = None,
     ) -> None:
-        """`password` None: there is no user `username` with a password of its own, only `accounts`."""
-        self._simple: User | None = None
-        self._simple_header = b""
+        """`password` None: there are only `accounts`; or, without those too, a user `username` known by certificate alone."""
+        self._simple = None if password is None and accounts is not None else User(username, Role.ADMIN)
+        self._simple_header: bytes | None = None
         if password is not None:
-            self._simple = User(username, Role.ADMIN)
             # What nearly every client sends, letter by letter: compared before anything is parsed.
             self._simple_header = b"Basic " + base64.b64encode(f"{username}:{password}".encode())
             self._simple_pair = (username.encode(), password.encode())
@@ -77,7 +77,7 @@ class Authenticator:
         if authorization is None:
             return None
         header = authorization.encode(errors="surrogateescape")
-        if self._simple is not None and hmac.compare_digest(header, self._simple_header):
+        if self._simple_header is not None and hmac.compare_digest(header, self._simple_header):
             return self._simple
         if not self._remembered:
             return None
@@ -109,14 +109,24 @@ class Authenticator:
         self._throttle.succeeded(address)
         return user
 
-    def certified(self, names: Iterable[str]) -> User | None:
-        """Return the user that a client certificate stands for: the first of its names that a user has."""
+    def certified(self, names: Sequence[str]) -> User:
+        """Return the user that a client certificate stands for: the first of its names that a user has.
+
+        To be asked when no credentials were sent, for those count instead.
+
+        Raises:
+            UnauthenticatedError: none of them is a user's.
+
+        """
         for name in names:
             if name in self._accounts:
                 return self._accounts[name].user
             if self._simple is not None and name == self._simple.name:
                 return self._simple
-        return None
+        raise UnauthenticatedError(
+            f"no credentials were sent, and none of the client certificate's names is a user's ({shown(', '.join(names))}): send "
+            "Basic auth, or have a user of such a name added"
+        )
 
     # Reloading
 
@@ -146,7 +156,7 @@ class Authenticator:
         pair = _pair(header)
         if pair is None:
             return None
-        if self._simple is not None and _same(pair, self._simple_pair):
+        if self._simple_header is not None and _same(pair, self._simple_pair):
             return self._simple
         account = await self._checked(header, pair)
         # While it was checked, the users may have been replaced.

@@ -23,7 +23,7 @@ from luna_grpc.v1 import registry_pb2_grpc
 
 Channel: TypeAlias = grpc.aio.Channel
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
-READY = re.compile(r"luna: ready rest=(http://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
+READY = re.compile(r"luna: ready rest=(https?://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
 
 
 class FakeClock(Clock):
@@ -70,9 +70,15 @@ class _ChannelWithCredentials:
         await self._inner.close()
 
 
-def channel(address: str, header: str | None = None) -> grpc.aio.Channel:
-    """Return a connection of its own to a server, which sends credentials with every call."""
-    inner = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+def channel(address: str, header: str | None = None, tls: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """Return a connection of its own to a server, which sends credentials with every call; none when `header` is empty."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    if tls is None:
+        inner = grpc.aio.insecure_channel(address, options=options)
+    else:
+        inner = grpc.aio.secure_channel(address, tls, options=options)
+    if header == "":
+        return inner
     return cast("grpc.aio.Channel", _ChannelWithCredentials(inner, basic() if header is None else header))
 
 

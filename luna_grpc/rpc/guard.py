@@ -18,6 +18,7 @@ from luna_grpc.auth import Authenticator
 from luna_grpc.errors import InvalidArgumentError, LunaError
 from luna_grpc.model import Actor, Door
 from luna_grpc.registry import Registry
+from luna_grpc.rpc import tls
 from luna_grpc.rpc.errors import Context, Handler, abort
 
 Q = TypeVar("Q", bound=Message)
@@ -34,9 +35,11 @@ Streaming: TypeAlias = Callable[[Actor, Context], Awaitable[None]]
 class Guard:
     """Makes handlers that let in whoever may do an action; with None for it, everyone."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, *, certificates: bool = False) -> None:
+        """`certificates`: whether clients have one, which can stand for a user."""
         self._registry = registry
         self._authenticator = authenticator
+        self._certificates = certificates
 
     def unary(self, action: Action | None, kind: type[Q], handler: Unary[Q]) -> Handler:
         """Serve an rpc of one request and one answer."""
@@ -89,7 +92,10 @@ class Guard:
         return Actor(user, Door.GRPC, context.peer())
 
     async def _unknown(self, context: Context) -> User:
-        return await self._authenticator.verified(_authorization(context), address(context.peer()))
+        authorization = _authorization(context)
+        if authorization is None and self._certificates:
+            return self._authenticator.certified(tls.names(context))
+        return await self._authenticator.verified(authorization, address(context.peer()))
 
 
 class _Elsewhere(grpc.GenericRpcHandler):
