@@ -12,15 +12,17 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway.api import Api
 from gateway.guard import Guard, Handler
 from gateway.listener import Listener
-from gateway.negotiate import prefers_json
+from gateway.negotiate import prefers_json, prefers_openmetrics
 from gateway.panel import Panel, static_file
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
+from luna_grpc.metrics import Metrics
 from luna_grpc.registry import Registry
 from luna_grpc.tls import Identity
 
 PROTECTED: Final = "/registry/"
+METRICS: Final = "/metrics"
 PREFIX: Final = "/registry/v1"
 MAX_BODY: Final = 100 * 1024
 CUT_OFF: Final = 0.1
@@ -39,9 +41,12 @@ class RestServer:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.ready = False
+        self.metrics: Metrics | None = None
+        """What `/metrics` shows; None: there is no such path."""
         self._registry = registry
         self._guard = Guard(registry, authenticator, settings)
-        self._in_flight = self._guard.in_flight
+        self.in_flight = self._guard.in_flight
+        self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
         self.app = web.Application(client_max_size=MAX_BODY)
         self._add_routes()
@@ -83,7 +88,7 @@ class RestServer:
         deadline = loop.time() + self._grace
         self._listener.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._in_flight.drain(), self._grace)
+            await asyncio.wait_for(self.in_flight.drain(), self._grace)
         server = self._runner.server
         if server is not None:  # it was started
             # Every request is handled; what is left is to send answers to those who read slowly.
@@ -106,6 +111,7 @@ class RestServer:
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
             (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, _negotiated(api.get_service, panel.service_page)),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
+            (hdrs.METH_GET, METRICS, read, self._metrics),
         ]
         routes = [
             *((method, path, guard.protect(action, handler)) for method, path, action, handler in protected),
@@ -124,7 +130,7 @@ class RestServer:
         """Answer what a browser asks before it asks, and refuse the rest."""
         if request.method == hdrs.METH_OPTIONS and self._guard.preflight(request):
             return web.Response(status=204)
-        if request.path.startswith(PROTECTED):
+        if request.path.startswith((PROTECTED, METRICS)):
             await self._guard.user(request)
         allowed: set[str] = set()
         for resource in self.app.router.resources():
@@ -141,6 +147,13 @@ class RestServer:
             lines.append(f"heartbeats: {registry.heartbeats} since the start")
             lines.append(f"warming: {'yes, watchers of an earlier run are not yet told who is gone' if registry.warming else 'no'}")
         return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
+
+    async def _metrics(self, request: web.Request, _: User) -> web.Response:
+        if self.metrics is None:
+            raise web.HTTPNotFound
+        of_process = await asyncio.to_thread(self.metrics.of_process)
+        body, content_type = self.metrics.written(of_process, open_metrics=prefers_openmetrics(request))
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept"})
 
 
 async def _to_panel(_: web.Request, __: User) -> web.Response:

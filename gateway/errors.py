@@ -16,6 +16,9 @@ STATUS: Final[dict[type[errors.LunaError], int]] = {
 }
 CODES: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 """For what HTTP alone refuses."""
+INTERNAL: Final = "INTERNAL"
+ALL_CODES: Final = (*dict.fromkeys([*(error.code for error in STATUS), *CODES.values(), INTERNAL]),)
+"""Whatever a request can be refused with."""
 
 # Where the JSON calls a field of the model otherwise.
 _FIELDS: Final = {"instance_id": "instanceId", "weight": "balancerOptions.weight"}

@@ -8,6 +8,7 @@ together, on each heartbeat.
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, wraps
 from typing import Any, Final, TypeAlias
@@ -43,6 +44,8 @@ class Guard:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.in_flight = InFlight()
+        self.refusals = Counter(dict.fromkeys(errors.ALL_CODES, 0))
+        """How many requests were refused, by the code of the answer."""
         self._registry = registry
         self._authenticator = authenticator
         self._certificates = bool(settings.tls_client_ca)
@@ -182,9 +185,10 @@ class Guard:
                 return response
             case _:
                 log.error("failed", method=request.method, path=request.path, exc_info=error)
-                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
+                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": errors.INTERNAL})
 
     def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
+        self.refusals[body["code"]] += 1
         if prefers_html(request):
             response = error_page(status, body["error"], signed_in=self._is_signed_in(request))
         else:

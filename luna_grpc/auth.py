@@ -19,6 +19,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 
 from luna_grpc.access import Role, User
 from luna_grpc.errors import ResourceExhaustedError, UnauthenticatedError
+from luna_grpc.logs import FailedLogins
 from luna_grpc.model import shown
 from luna_grpc.throttle import Throttle
 
@@ -69,8 +70,14 @@ class Authenticator:
         self._unknown_hash = self._hasher.hash(secrets.token_urlsafe()) if accounts is not None else ""
         self._executor = ThreadPoolExecutor(1, "luna-argon2") if accounts is not None else None
         self._observers: list[Callable[[], None]] = []
+        self._failed_logins = FailedLogins()
         self.failures = 0
         """How many login attempts had wrong credentials."""
+
+    @property
+    def throttled(self) -> int:
+        """How many login attempts were not even looked at."""
+        return self._throttle.refusals
 
     def known(self, authorization: str | None) -> User | None:
         """Return whose credentials a header carries, when that is known without any work."""
@@ -105,6 +112,7 @@ class Authenticator:
         user = await self._found(authorization.encode(errors="surrogateescape"))
         if user is None:
             self.failures += 1
+            self._failed_logins(address, self._named(authorization), self.failures)
             raise UnauthenticatedError(_REFUSAL)
         self._throttle.succeeded(address)
         return user
@@ -151,6 +159,13 @@ class Authenticator:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     # How it is found out
+
+    def _named(self, authorization: str) -> str | None:
+        """Return the user name in a header, when there is a user of that name."""
+        pair = _pair(authorization.encode(errors="surrogateescape"))
+        name = pair[0].decode(errors="replace") if pair else ""
+        known = name in self._accounts or (self._simple is not None and name == self._simple.name)
+        return name if known else None
 
     async def _found(self, header: bytes) -> User | None:
         pair = _pair(header)

@@ -50,6 +50,9 @@ class Status(StrEnum):
     DOWN = "DOWN"
 
 
+_OK: Final = Status.OK  # on Python 3.11, to name a member of an enum takes as long as to call a function
+
+
 class ServiceStatus(StrEnum):
     """Whether at least one instance of a service may be used."""
 
@@ -64,6 +67,8 @@ class StatusReason(StrEnum):
     DISCONNECTED = "DISCONNECTED"
     LEASE_EXPIRED = "LEASE_EXPIRED"
     REPORTED = "REPORTED"
+
+    __hash__ = str.__hash__  # the one of Enum is written in Python, and each lease that ends looks something up
 
 
 class OnDisconnect(StrEnum):
@@ -322,4 +327,4 @@ class Instance(NamedTuple):
     @property
     def up(self) -> bool:
         """Whether the effective status is OK."""
-        return self.ended is None and self.drained_until is None and self.reported is Status.OK
+        return self.ended is None and self.drained_until is None and self.reported is _OK

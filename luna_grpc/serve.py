@@ -27,10 +27,12 @@ from luna_grpc.config import Settings, flag, variable
 from luna_grpc.durable import DurableStore
 from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
+from luna_grpc.metrics import Metrics
+from luna_grpc.model import Door
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
-from luna_grpc.sweeper import sweep_forever
+from luna_grpc.sweeper import Timings, sweep_forever
 from luna_grpc.throttle import Throttle
 from luna_grpc.tls import Certificates, Files, Identity
 
@@ -99,13 +101,25 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
     clock = Clock()
-    store = _store(settings, clock, warming=policy.warmup > 0)
+    state_file = StateFile.open(settings.state_file) if settings.state_file else None
+    store = _store(settings, clock, state_file, warming=policy.warmup > 0)
     registry = Registry(store, clock, policy)
     authenticator = _authenticator(settings)
     certificates = _certificates(settings)
     identity = certificates.identity if certificates is not None else None
     grpc_server = GrpcServer(registry, authenticator, settings)
     rest_server = RestServer(registry, authenticator, settings)
+    timings = Timings()
+    rest_server.metrics = Metrics(
+        registry,
+        authenticator,
+        timings,
+        state_file,
+        heartbeat_streams=grpc_server.service.heartbeat_streams,
+        watches=grpc_server.service.watches,
+        refusals={Door.GRPC: grpc_server.refusals, Door.REST: rest_server.refusals},
+        in_flight=rest_server.in_flight,
+    )
     async with AsyncExitStack() as stack:
         if isinstance(store, DurableStore):
             stack.push_async_callback(store.close)
@@ -122,7 +136,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         if logging.getLogger().isEnabledFor(logging.INFO):
             store.feed.observe(ChangeLog())
         registry.loading = False
-        sweeper = await stack.enter_async_context(_beside(sweep_forever(registry)))
+        sweeper = await stack.enter_async_context(_beside(sweep_forever(registry, timings)))
         if certificates is not None:
             await stack.enter_async_context(_beside(certificates.renew(partial(_renew, grpc_server, rest_server))))
         grpc_server.serving()
@@ -181,10 +195,9 @@ def _reload_users(settings: Settings, authenticator: Authenticator) -> None:
         log.info("users file reloaded", path=settings.users_file)
 
 
-def _store(settings: Settings, clock: Clock, *, warming: bool) -> MemoryStore:
-    if not settings.state_file:
+def _store(settings: Settings, clock: Clock, file: StateFile | None, *, warming: bool) -> MemoryStore:
+    if file is None:
         return MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
-    file = StateFile.open(settings.state_file)
     return DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
 
 

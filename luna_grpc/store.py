@@ -10,7 +10,7 @@ The `Registration` objects handed out are the store's own. Callers read them, ho
 never write to them. `tests/store_contract.py` is this contract as tests; every store passes it.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, StatusReason
@@ -89,6 +89,17 @@ class Service(NamedTuple):
         return ServiceStatus.UP if self.up else ServiceStatus.DOWN
 
 
+class Totals(NamedTuple):
+    """How many there are of what."""
+
+    instances: int
+    instances_up: int
+    """How many of them are OK."""
+    services: int
+    services_up: int
+    """How many of them have an instance that is OK."""
+
+
 class Swept(NamedTuple):
     """What one slice of a sweep did."""
 
@@ -96,6 +107,8 @@ class Swept(NamedTuple):
     evicted: int
     more: bool
     """Whether another slice is due at once."""
+    late: float = 0.0
+    """Seconds from the moment at which the first of those that expired could have been declared."""
 
 
 class Store(Protocol):
@@ -125,6 +138,12 @@ class Store(Protocol):
 
     def count(self) -> int:
         """Return how many instances are registered."""
+
+    def totals(self) -> Totals:
+        """Return how many instances and services there are, without walking them."""
+
+    def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
+        """Return how often the effective status of an instance has changed since the start, by what it became and why."""
 
     # Renewing: synchronous and local, publishes nothing.
 

@@ -92,6 +92,7 @@ class HeartbeatStream:
 
         That is nobody, unless the stream broke, `on_disconnect` asks for it, and the registry itself was not deaf.
         """
+        self._registry.broken_streams += broken
         held = [registration for registration in self._bound.values() if self._holds(registration)]
         self._closed = True
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
@@ -108,7 +109,7 @@ class HeartbeatStream:
         """Deregister an instance; return whether it is gone, whoever did it."""
         instance = registration.instance
         try:
-            await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+            await self._registry.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
         except (NotFoundError, SupersededError):
             return True
         except LunaError:  # it cannot be removed now; then at least its lease ends

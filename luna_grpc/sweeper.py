@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from luna_grpc.histogram import Histogram
 from luna_grpc.registry import Registry
 
 TICK: Final = 0.05
@@ -19,12 +20,26 @@ FREEZE_AFTER: Final = 1000
 log = structlog.get_logger("luna.sweeper")
 
 
-async def sweep_forever(registry: Registry) -> None:
+class Timings:
+    """How long sweeping takes, and how punctual the event loop is."""
+
+    def __init__(self) -> None:
+        self.sweeps = Histogram()
+        """From the beginning of a sweep until nothing is due, with the turns of others in between."""
+        self.lag = Histogram()
+        """By how much the loop comes back late to the sweeper, which asks for it once in a `TICK`."""
+
+
+async def sweep_forever(registry: Registry, timings: Timings) -> None:
     """Sweep until cancelled."""
     collector = CollectorPolicy()
     while True:
+        began = time.perf_counter()
         await sweep_once(registry, collector)
+        ended = time.perf_counter()
+        timings.sweeps.observe(ended - began)
         await asyncio.sleep(TICK)
+        timings.lag.observe(max(0.0, time.perf_counter() - ended - TICK))
 
 
 async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:

@@ -28,9 +28,10 @@ class Streams:
     """The open streams of one kind; `max_age` is in seconds, 0 for ever."""
 
     def __init__(self, kind: str, limit: int, max_age: float = 0.0) -> None:
+        self.limit = limit
+        """How many may be open at a time."""
         self._max_age = max_age
         self._kind = kind
-        self._limit = limit
         self._open: dict[Stream, Actor] = {}
         self._draining = False
         self._empty = asyncio.Event()
@@ -57,8 +58,8 @@ class Streams:
         """
         if self._draining:
             raise UnavailableError("this server is shutting down; open the stream elsewhere")
-        if len(self._open) >= self._limit:
-            raise ResourceExhaustedError(f"{self._limit} {self._kind} are open already, the most that this server takes")
+        if len(self._open) >= self.limit:
+            raise ResourceExhaustedError(f"{self.limit} {self._kind} are open already, the most that this server takes")
         self._open[stream] = actor
         self._empty.clear()
         timer = self._call_when_old(stream.end)

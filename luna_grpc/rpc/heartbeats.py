@@ -65,7 +65,9 @@ class Message:
 class HeartbeatCall:
     """One call of StreamHeartbeats."""
 
-    def __init__(self, stream: HeartbeatStream, lease: pb.Lease, context: Context) -> None:
+    def __init__(self, stream: HeartbeatStream, lease: pb.Lease, context: Context, refusals: Counter[str]) -> None:
+        """`refusals` counts the heartbeats that are refused, by their code."""
+        self._refusals = refusals
         self._stream = stream
         self._lease = lease
         self._context = context
@@ -198,6 +200,7 @@ class HeartbeatCall:
                 del self._changing[beat.instance_id]
 
     def _failed(self, message: Message, instance_id: str, error: LunaError) -> None:
+        self._refusals[error.code] += 1
         failure = pb.HeartbeatFailure(instance_id=instance_id, code=status_code(error).value[0], message=error.message)
         if message.failures is None:
             message.failures = {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Final
 
 import grpc
@@ -10,6 +11,7 @@ from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
 from luna_grpc.rpc import health, reflect, tls
+from luna_grpc.rpc.errors import CODES
 from luna_grpc.rpc.guard import Guard
 from luna_grpc.rpc.service import NAME, RegistryService
 from luna_grpc.tls import Identity
@@ -52,10 +54,12 @@ class GrpcServer:
         self._host = ""
         self._tls: tls.Renewable | None = None
         self._server = grpc.aio.server(options=[*OPTIONS, *_age(settings.max_connection_age)])
-        self.service = RegistryService(registry, settings)
+        self.refusals = Counter(dict.fromkeys(CODES, 0))
+        """How many calls, and heartbeats of streams, were refused, by the code of the answer."""
+        self.service = RegistryService(registry, settings, self.refusals)
         self._health = health.HealthService("", NAME)
         reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
-        guard = Guard(registry, authenticator, certificates=bool(settings.tls_client_ca))
+        guard = Guard(registry, authenticator, self.refusals, certificates=bool(settings.tls_client_ca))
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),

@@ -1,5 +1,6 @@
 """The rpcs of `luna.registry.v1.Registry`."""
 
+from collections import Counter
 from typing import Final
 
 from luna_grpc.access import Action
@@ -23,7 +24,9 @@ NAME: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 class RegistryService:
     """Converts in, calls the use case, converts out."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, refusals: Counter[str]) -> None:
+        """`refusals` counts the heartbeats of streams that were refused, by the code of the answer."""
+        self._refusals = refusals
         self._registry = registry
         self._lease = convert.lease(registry.policy, registry.store.epoch)
         self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, settings.max_connection_age)
@@ -67,7 +70,7 @@ class RegistryService:
 
     async def stream_heartbeats(self, actor: Actor, context: Context) -> None:
         """Serve StreamHeartbeats."""
-        call = HeartbeatCall(HeartbeatStream(self._registry, actor), self._lease, context)
+        call = HeartbeatCall(HeartbeatStream(self._registry, actor), self._lease, context, self._refusals)
         with self.heartbeat_streams.opened(call, actor):
             await call.run()
 

@@ -191,7 +191,7 @@ async def test_one_line_on_stdout_and_json_on_stderr() -> None:
         lines = log.read().decode().splitlines()
     events = [json.loads(line) for line in lines]
     assert [line for line, event in zip(lines, events, strict=True) if not {"event", "level", "timestamp"} <= event.keys()] == []
-    assert {"upserted", "stalled", "stopping"} <= {event["event"] for event in events}
+    assert {"registered", "stalled", "stopping"} <= {event["event"] for event in events}
     # None of that is an error of the server's, so nothing may look like one (aiohttp says of rubbish itself what it thinks).
     errors = [event for event in events if event["level"] in ("error", "critical") and event["logger"] != "aiohttp.server"]
     assert errors == []
