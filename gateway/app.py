@@ -6,10 +6,11 @@ from contextlib import suppress
 from typing import Final
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.api import Api
+from gateway.connections import Limits, Runner
 from gateway.guard import Guard, Handler
+from gateway.lists import Lists
 from gateway.negotiate import prefers_json
 from gateway.panel import Panel, static_file
 from luna_grpc.access import Action, User
@@ -19,36 +20,33 @@ from luna_grpc.registry import Registry
 
 PROTECTED: Final = "/registry/"
 PREFIX: Final = "/registry/v1"
-MAX_BODY: Final = 100 * 1024
 CUT_OFF: Final = 0.1
 """Seconds to end what is still in flight when the grace period is over."""
-KEEPALIVE: Final = 75.0
-"""Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
 
 
 log: Final = logging.getLogger("luna.http")
-# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them.
-log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class RestServer:
     """Serves the REST API and the panel on one port."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings, connections: int) -> None:
         self.ready = False
         self._registry = registry
         self._guard = Guard(registry, authenticator, settings)
         self._in_flight = self._guard.in_flight
         self._grace = settings.shutdown_grace
-        self.app = web.Application(client_max_size=MAX_BODY)
+        self._settings = settings
+        self.app = web.Application(client_max_size=settings.max_body)
         self._add_routes()
-        self._runner = web.AppRunner(
+        self._looking: asyncio.Task[None] | None = None
+        self._runner = Runner(
             self.app,
+            Limits.of(settings, connections),
+            shutdown_timeout=CUT_OFF,
             access_log=None,
             logger=log,
-            handler_cancellation=True,
-            keepalive_timeout=KEEPALIVE,
-            shutdown_timeout=CUT_OFF,
+            keepalive_timeout=settings.idle_timeout,
         )
 
     async def start(self, host: str, port: int) -> int:
@@ -59,6 +57,7 @@ class RestServer:
 
         """
         await self._runner.setup()
+        self._looking = asyncio.create_task(self._runner.connections.look_forever())
         await web.TCPSite(self._runner, host, port, reuse_port=False).start()
         return int(self._runner.addresses[0][1])
 
@@ -76,11 +75,16 @@ class RestServer:
             server.pre_shutdown()
             await server.shutdown(max(CUT_OFF, deadline - loop.time()))
         await self._runner.cleanup()
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
 
     def _add_routes(self) -> None:
-        api, panel, guard = Api(self._registry), Panel(self._registry), self._guard
+        lists, panel, guard = Lists(self._registry, self._settings.max_listed), Panel(self._registry), self._guard
+        api = Api(self._registry, lists, self._settings.max_body)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
-        services = _negotiated(api.get_services, panel.services_page)
+        services = _negotiated(api.get_services, lists.in_turn(panel.services_page))
         read, change = Action.READ, Action.CHANGE
         protected: list[tuple[str, str, Action, Handler]] = [
             (hdrs.METH_POST, instance, change, api.post_instance),
@@ -90,7 +94,12 @@ class RestServer:
             (hdrs.METH_GET, PREFIX + "/services", read, services),
             (hdrs.METH_GET, PREFIX + "/services/", read, services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
-            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, _negotiated(api.get_service, panel.service_page)),
+            (
+                hdrs.METH_GET,
+                PREFIX + "/services/{name:[^/]+}",
+                read,
+                _negotiated(api.get_service, lists.in_turn(panel.service_page)),
+            ),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
         ]
         routes = [

@@ -19,7 +19,7 @@ import structlog
 import uvloop
 
 from gateway.app import RestServer
-from luna_grpc import users
+from luna_grpc import files, users
 from luna_grpc.auth import Account, Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
@@ -29,6 +29,7 @@ from luna_grpc.memory import MemoryStore
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
+from luna_grpc.store import Capacity
 from luna_grpc.sweeper import sweep_forever
 from luna_grpc.throttle import Throttle
 
@@ -62,6 +63,9 @@ def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
         UsersFileError: the users file cannot be used.
 
     """
+    files.raise_limit()
+    for warning in files.warnings(settings.max_connections):
+        log.warning(warning)
     uvloop.run(_serve(settings, stdout))
 
 
@@ -96,8 +100,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     store = _store(settings, clock, warming=policy.warmup > 0)
     registry = Registry(store, clock, policy)
     authenticator = _authenticator(settings)
-    grpc_server = GrpcServer(registry, authenticator, settings)
-    rest_server = RestServer(registry, authenticator, settings)
+    connections = files.connections(settings.max_connections)
+    grpc_server = GrpcServer(registry, authenticator, settings, connections)
+    rest_server = RestServer(registry, authenticator, settings, connections)
     async with AsyncExitStack() as stack:
         if isinstance(store, DurableStore):
             stack.push_async_callback(store.close)
@@ -155,10 +160,11 @@ def reload(settings: Settings, authenticator: Authenticator) -> None:
 
 
 def _store(settings: Settings, clock: Clock, *, warming: bool) -> MemoryStore:
+    capacity = Capacity(settings.max_instances, settings.max_instances_per_service)
     if not settings.state_file:
-        return MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
+        return MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
     file = StateFile.open(settings.state_file)
-    return DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
+    return DurableStore(clock, file, evict_after=settings.evict_after, capacity=capacity, warming=warming)
 
 
 async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:

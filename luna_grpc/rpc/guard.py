@@ -7,7 +7,6 @@ other mistake. A wrapper and no interceptor: an interceptor does not learn who t
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final, TypeAlias, TypeVar, cast
-from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -19,6 +18,7 @@ from luna_grpc.errors import InvalidArgumentError, LunaError
 from luna_grpc.model import Actor, Door
 from luna_grpc.registry import Registry
 from luna_grpc.rpc.errors import Context, Handler, abort
+from luna_grpc.rpc.limits import Turns, address
 
 Q = TypeVar("Q", bound=Message)
 AUTHORIZATION: Final = "authorization"
@@ -34,9 +34,10 @@ Streaming: TypeAlias = Callable[[Actor, Context], Awaitable[None]]
 class Guard:
     """Makes handlers that let in whoever may do an action; with None for it, everyone."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, turns: Turns) -> None:
         self._registry = registry
         self._authenticator = authenticator
+        self._turns = turns
 
     def unary(self, action: Action | None, kind: type[Q], handler: Unary[Q]) -> Handler:
         """Serve an rpc of one request and one answer."""
@@ -79,14 +80,17 @@ class Guard:
             LunaError: see `Authenticator`; the role does not allow it; or the registry is not ready to answer anyone.
 
         """
+        peer = context.peer()
+        if not self._turns.is_due(peer):
+            await self._turns.wait(peer)
         if action is None:
-            return Actor(NOBODY, Door.GRPC, context.peer())
+            return Actor(NOBODY, Door.GRPC, peer)
         user = self._authenticator.known(_authorization(context))
         if user is None:
             user = await self._unknown(context)
         user.check(action)
         self._registry.check_loaded()
-        return Actor(user, Door.GRPC, context.peer())
+        return Actor(user, Door.GRPC, peer)
 
     async def _unknown(self, context: Context) -> User:
         return await self._authenticator.verified(_authorization(context), address(context.peer()))
@@ -134,11 +138,6 @@ def answers_errors(handler: Callable[[Any, Context], Awaitable[Any]]) -> Callabl
             await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
 
     return wrapped
-
-
-def address(peer: str) -> str:
-    """Return the address in what gRPC calls a peer, `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
-    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
 
 
 def _authorization(context: Context) -> str | None:

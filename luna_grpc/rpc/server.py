@@ -9,7 +9,7 @@ import grpc
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
-from luna_grpc.rpc import health, reflect
+from luna_grpc.rpc import health, limits, reflect
 from luna_grpc.rpc.guard import Guard
 from luna_grpc.rpc.service import NAME, RegistryService
 
@@ -46,13 +46,16 @@ logging.getLogger("grpc._cython.cygrpc").addFilter(
 class GrpcServer:
     """Serves the registry, health and reflection on one port."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings, connections: int) -> None:
         self._grace = settings.shutdown_grace
-        self._server = grpc.aio.server(options=[*OPTIONS, *_age(settings.max_connection_age)])
-        self.service = RegistryService(registry, settings)
-        self._health = health.HealthService("", NAME)
+        self._server = grpc.aio.server(
+            options=[*OPTIONS, *limits.options(settings, connections), *_age(settings.max_connection_age)]
+        )
+        count = limits.StreamCount(settings.max_streams_per_connection, settings.max_streams_per_address)
+        self.service = RegistryService(registry, settings, count)
+        self._health = health.HealthService("", NAME, count=count)
         reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
-        guard = Guard(registry, authenticator)
+        guard = Guard(registry, authenticator, limits.Turns(settings.max_call_rate))
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),
