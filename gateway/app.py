@@ -7,11 +7,12 @@ from contextlib import suppress
 from typing import Final, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.api import Api
+from gateway.connections import Limits, Runner
 from gateway.guard import Guard, Handler
 from gateway.listener import Listener
+from gateway.lists import Lists
 from gateway.negotiate import prefers_json, prefers_openmetrics
 from gateway.panel import Panel, static_file
 from luna_grpc.access import Action, User
@@ -24,22 +25,17 @@ from luna_grpc.tls import Identity
 PROTECTED: Final = "/registry/"
 METRICS: Final = "/metrics"
 PREFIX: Final = "/registry/v1"
-MAX_BODY: Final = 100 * 1024
 CUT_OFF: Final = 0.1
 """Seconds to end what is still in flight when the grace period is over."""
-KEEPALIVE: Final = 75.0
-"""Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
 
 
 log: Final = logging.getLogger("luna.http")
-# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them.
-log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class RestServer:
     """Serves the REST API and the panel on one port."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings, connections: int) -> None:
         self.ready = False
         self.metrics: Metrics | None = None
         """What `/metrics` shows; None: there is no such path."""
@@ -48,15 +44,17 @@ class RestServer:
         self.in_flight = self._guard.in_flight
         self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
-        self.app = web.Application(client_max_size=MAX_BODY)
+        self._settings = settings
+        self.app = web.Application(client_max_size=settings.max_body)
         self._add_routes()
-        self._runner = web.AppRunner(
+        self._looking: asyncio.Task[None] | None = None
+        self._runner = Runner(
             self.app,
+            Limits.of(settings, connections),
+            shutdown_timeout=CUT_OFF,
             access_log=None,
             logger=log,
-            handler_cancellation=True,
-            keepalive_timeout=KEEPALIVE,
-            shutdown_timeout=CUT_OFF,
+            keepalive_timeout=settings.idle_timeout,
         )
         self._listener = Listener(self._connection)
 
@@ -68,6 +66,7 @@ class RestServer:
 
         """
         await self._runner.setup()
+        self._looking = asyncio.create_task(self._runner.connections.look_forever())
         return await self._listener.open(host, port, identity.context if identity is not None else None)
 
     async def renew(self, identity: Identity) -> None:
@@ -95,11 +94,16 @@ class RestServer:
             server.pre_shutdown()
             await server.shutdown(max(CUT_OFF, deadline - loop.time()))
         await self._runner.cleanup()
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
 
     def _add_routes(self) -> None:
-        api, panel, guard = Api(self._registry), Panel(self._registry), self._guard
+        lists, panel, guard = Lists(self._registry, self._settings.max_listed), Panel(self._registry), self._guard
+        api = Api(self._registry, lists, self._settings.max_body)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
-        services = _negotiated(api.get_services, panel.services_page)
+        services = _negotiated(api.get_services, lists.in_turn(panel.services_page))
         read, change = Action.READ, Action.CHANGE
         protected: list[tuple[str, str, Action, Handler]] = [
             (hdrs.METH_POST, instance, change, api.post_instance),
@@ -109,7 +113,12 @@ class RestServer:
             (hdrs.METH_GET, PREFIX + "/services", read, services),
             (hdrs.METH_GET, PREFIX + "/services/", read, services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
-            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, _negotiated(api.get_service, panel.service_page)),
+            (
+                hdrs.METH_GET,
+                PREFIX + "/services/{name:[^/]+}",
+                read,
+                _negotiated(api.get_service, lists.in_turn(panel.service_page)),
+            ),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
             (hdrs.METH_GET, METRICS, read, self._metrics),
         ]

@@ -34,6 +34,7 @@ Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
 """Answers a request of the user that comes with it."""
 Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
+_ABOUT_THE_BODY: Final = frozenset({web.HTTPRequestTimeout.status_code, web.HTTPRequestEntityTooLarge.status_code})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 log = structlog.get_logger("luna.rest")
@@ -51,6 +52,7 @@ class Guard:
         self._certificates = bool(settings.tls_client_ca)
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._max_body, self._body_timeout = settings.max_body, settings.body_timeout
         self._addresses_too = settings.insecure  # asked for from elsewhere, and an address cannot be rebound
         # Clients name the same few hosts over and over.
         self._is_foreign = lru_cache(maxsize=1024)(self._is_foreign_host)
@@ -179,7 +181,9 @@ class Guard:
                 encoding = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
                 return self._refusal(request, errors.status(encoding), errors.body(encoding))
             case web.HTTPException():
-                response = self._refusal(request, error.status, _words(request, error))
+                response = self._refusal(request, error.status, self._words(request, error))
+                if error.status == web.HTTPRequestTimeout.status_code:
+                    response.force_close()  # what is left of the body may still come
                 if hdrs.ALLOW in error.headers:
                     response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
                 return response
@@ -196,6 +200,19 @@ class Guard:
         if status == web.HTTPUnauthorized.status_code:
             response.headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE
         return response
+
+    def _words(self, request: web.Request, error: web.HTTPException) -> dict[str, Any]:
+        words = {
+            404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
+            "/registry/v1/services/",
+            405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
+            408: f"the body did not come to an end within {self._body_timeout:g} s (LUNA_BODY_TIMEOUT)",
+            413: f"the body is larger than {self._max_body} bytes (LUNA_MAX_BODY)",
+        }.get(error.status, error.reason)
+        answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}
+        if error.status in _ABOUT_THE_BODY:
+            answer["field"] = "body"
+        return answer
 
     def _is_signed_in(self, request: web.Request) -> bool:
         authorization = request.headers.get(hdrs.AUTHORIZATION)
@@ -217,16 +234,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
-    words = {
-        404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
-        "/registry/v1/services/",
-        405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
-        413: "the body is larger than 100 KiB",
-    }.get(error.status, error.reason)
-    answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}
-    if error.status == web.HTTPRequestEntityTooLarge.status_code:
-        answer["field"] = "body"
-    return answer

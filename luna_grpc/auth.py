@@ -185,7 +185,7 @@ class Authenticator:
         checking = self._checking.get(digest)
         if checking is None:
             if len(self._checking) >= MAX_CHECKING:
-                raise ResourceExhaustedError("too many logins are being checked; try again in a moment")
+                raise ResourceExhaustedError("too many logins are being checked; try again in a moment", retry_after=1)
             account = self._accounts.get(pair[0].decode(errors="replace"))
             work = asyncio.get_running_loop().run_in_executor(self._executor, self._matches, account, pair[1])
             checking = self._checking[digest] = asyncio.ensure_future(self._remember(digest, account, work))

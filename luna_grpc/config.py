@@ -90,8 +90,45 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(
         default=10.0, ge=0, le=3600, description="Seconds that requests in flight get to finish when stopping."
     )
+    max_instances: int = Field(default=1_000_000, ge=0, description="The most instances in all; 0: no limit.")
+    max_instances_per_service: int = Field(default=100_000, ge=0, description="The most instances of one service; 0: no limit.")
+    max_instances_per_stream: int = Field(default=100_000, ge=1, description="The most instances that one heartbeat stream names.")
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
+    max_streams_per_connection: int = Field(
+        default=2_000, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
+    )
+    max_streams_per_address: int = Field(
+        default=0, ge=0, description="The same, of one address; 0: no limit, because many may share an address."
+    )
+    max_call_rate: int = Field(
+        default=1_600, ge=0, description="Calls a second of one gRPC connection before they wait for those of others; 0: no limit."
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="The most connections at a time, at each door; default: half of the open files that the system allows.",
+    )
+    max_connections_per_address: int = Field(
+        default=0, ge=0, description="The most REST connections of one address at a time; 0: no limit."
+    )
+    max_body: int = Field(default=102_400, ge=1024, description="The most bytes of a REST request's body.")
+    max_message: int = Field(default=4_194_304, ge=1024, description="The most bytes of a gRPC request.")
+    max_header_size: int = Field(default=16_384, ge=1024, description="The most bytes of a request's headers, at both doors.")
+    max_page_size: int = Field(default=1_000, ge=1, description="The most services in one page of ListServices.")
+    max_listed: int = Field(
+        default=2_000_000, ge=1, description="The most instances in all the lists that the REST door sends at a time."
+    )
+    header_timeout: float = Field(
+        default=10.0, gt=0, le=3600, description="Seconds that a client has to send the headers of a request, or its first bytes."
+    )
+    body_timeout: float = Field(default=30.0, gt=0, le=3600, description="Seconds that a REST client has to send a body.")
+    write_timeout: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds after which a REST client is dropped that takes nothing of its answer."
+    )
+    idle_timeout: float = Field(
+        default=75.0, gt=0, le=86_400, description="Seconds after which a connection is closed on which nothing is asked."
+    )
     max_connection_age: float = Field(
         default=0.0,
         ge=0,

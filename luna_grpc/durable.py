@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 
 from luna_grpc.clock import Clock
 from luna_grpc.errors import LunaError
-from luna_grpc.memory import Decided, MemoryStore
+from luna_grpc.memory import UNLIMITED, Decided, MemoryStore
 from luna_grpc.model import Actor, Info, Status
 from luna_grpc.statefile import Kept, StateFile, Statement, forget, given, keep
-from luna_grpc.store import Registration, Terms
+from luna_grpc.store import Capacity, Registration, Terms
 from luna_grpc.watch import Event
 
 SOON: Final = 0.1
@@ -35,8 +35,10 @@ T = TypeVar("T")
 class DurableStore(MemoryStore):
     """See the module, and `luna_grpc.store.Store` for the contract. Its changes raise UnavailableError when the disk fails."""
 
-    def __init__(self, clock: Clock, file: StateFile, *, evict_after: float, warming: bool = False) -> None:
-        super().__init__(clock, evict_after=evict_after, warming=warming and file.fresh, epoch=file.epoch)
+    def __init__(
+        self, clock: Clock, file: StateFile, *, evict_after: float, capacity: Capacity = UNLIMITED, warming: bool = False
+    ) -> None:
+        super().__init__(clock, evict_after=evict_after, capacity=capacity, warming=warming and file.fresh, epoch=file.epoch)
         self._last_generation = max(self._last_generation, file.last_generation)
         self._clock = clock
         self._file = file
@@ -100,7 +102,8 @@ class DurableStore(MemoryStore):
 
         async def step() -> Registration:
             decided = self._registering(info, reported, owner=owner, replace=replace, terms=terms, actor=actor)
-            return await self._make_so(decided, terms, actor)
+            with self._arriving_meanwhile(decided):
+                return await self._make_so(decided, terms, actor)
 
         return await self._in_turn(info.instance_id, step)
 
@@ -110,7 +113,9 @@ class DurableStore(MemoryStore):
         """Change, once the disk has it."""
 
         async def step() -> Registration:
-            return await self._make_so(self._changing(instance_id, generation, info, reported, actor), terms, actor)
+            decided = self._changing(instance_id, generation, info, reported, actor)
+            with self._arriving_meanwhile(decided):
+                return await self._make_so(decided, terms, actor)
 
         return await self._in_turn(instance_id, step)
 
@@ -126,6 +131,22 @@ class DurableStore(MemoryStore):
                     self._remove(registration, actor)
 
         await self._in_turn(instance_id, step)
+
+    @contextmanager
+    def _arriving_meanwhile(self, decided: Decided) -> Iterator[None]:
+        """Let what comes in between find the room taken."""
+        name = decided.now.info.name
+        new = decided.held is None
+        moved = decided.held is None or decided.held.instance.info.name != name
+        self._arriving += new
+        self._arriving_in[name] += moved
+        try:
+            yield
+        finally:
+            self._arriving -= new
+            self._arriving_in[name] -= moved
+            if not self._arriving_in[name]:
+                del self._arriving_in[name]
 
     async def _make_so(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
         """Keep what is decided, and carry it out."""

@@ -2,16 +2,17 @@
 
 import secrets
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import Clock
-from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
+from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason
-from luna_grpc.store import Registration, Service, Swept, Terms, Totals
+from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason, shown
+from luna_grpc.store import Capacity, Registration, Service, Swept, Terms, Totals
 from luna_grpc.watch import Change, Event, EventType, Feed
 
 NEVER: Final = 0.0
@@ -22,6 +23,9 @@ _EXPIRED: Final = StatusReason.LEASE_EXPIRED
 _UPSERTED: Final = EventType.UPSERTED
 _STATUS: Final = Change.STATUS
 _OTHER: Final = Change.OTHER
+UNLIMITED: Final = Capacity()
+ROOM_AFTER: Final = 60
+"""Seconds after which there may be room again in a store or a service that is full."""
 
 
 class _Service:
@@ -49,10 +53,22 @@ class MemoryStore:
     `evict_after` is in seconds, counted from the end of a lease.
     """
 
-    def __init__(self, clock: Clock, *, evict_after: float = NEVER, warming: bool = False, epoch: str = "") -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        evict_after: float = NEVER,
+        capacity: Capacity = UNLIMITED,
+        warming: bool = False,
+        epoch: str = "",
+    ) -> None:
         self.epoch = epoch or secrets.token_hex(8)
         self.feed = Feed(self._present, warming=warming)
         self._evict_after = evict_after
+        self._capacity = capacity
+        # What is decided and not carried out yet, in an engine that does not do both at once.
+        self._arriving = 0
+        self._arriving_in: Counter[str] = Counter()  # by service
         self._registrations: dict[str, Registration] = {}
         self._services: dict[str, _Service] = {}
         self._names: list[str] = []  # the keys of _services, sorted
@@ -156,12 +172,14 @@ class MemoryStore:
         if held is not None:
             actor.user.check_covers(info.instance_id, held.instance.info.name)
         if held is not None and owner and held.owner == owner:
+            self._check_room(held, info)
             return Decided(held, held.instance._replace(info=info, reported=reported, ended=None), owner)
         if held is not None and held.live and not replace:
             raise AlreadyExistsError(
                 f"{info.instance_id} is registered already: send heartbeats instead, deregister it first, "
                 "or (over gRPC) register with `replace` or as the same `owner`"
             )
+        self._check_room(held, info)
         self._last_generation += 1
         return Decided(held, Instance(info, reported, None, self._last_generation, terms.wall_ms), owner)
 
@@ -170,8 +188,26 @@ class MemoryStore:
         was = held.instance
         if info is not None:
             actor.user.check_covers(instance_id, info.name)
+            self._check_room(held, info)
         now = was._replace(info=was.info if info is None else info, reported=reported or was.reported, ended=None)
         return Decided(held, now, held.owner)
+
+    def _check_room(self, held: Registration | None, info: Info) -> None:
+        """Refuse what there is no room for; `held` is what it takes the place of."""
+        most, per_service = self._capacity
+        if most and held is None and len(self._registrations) + self._arriving >= most:
+            raise ResourceExhaustedError(
+                f"{most} instances are registered, the most that this registry takes: deregister some, or raise LUNA_MAX_INSTANCES",
+                retry_after=ROOM_AFTER,
+            )
+        if per_service and (held is None or held.instance.info.name != info.name):
+            service = self._services.get(info.name)
+            if (len(service.members) if service else 0) + self._arriving_in[info.name] >= per_service:
+                raise ResourceExhaustedError(
+                    f"the service {shown(info.name)} has {per_service} instances, the most that one may have: deregister some, "
+                    "or raise LUNA_MAX_INSTANCES_PER_SERVICE",
+                    retry_after=ROOM_AFTER,
+                )
 
     def _carry_out(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
         held, now, owner = decided
@@ -206,8 +242,10 @@ class MemoryStore:
         evicted = 0
         if now >= self._leases.held_until:
             for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
-                self._remove(self._registrations[instance_id], ITSELF)
-                evicted += 1
+                registration = self._registrations[instance_id]
+                if not registration.changing:  # else it may come back, and would find its place taken
+                    self._remove(registration, ITSELF)
+                    evicted += 1
         return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit, late=late)
 
     # The steps that the changes are made of

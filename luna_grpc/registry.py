@@ -131,7 +131,9 @@ class Registry:
 
         """
         if self.loading:
-            raise UnavailableError("the registry is starting and has not read its state file to the end yet; try again")
+            raise UnavailableError(
+                "the registry is starting and has not read its state file to the end yet; try again", retry_after=1
+            )
 
     # Leases
 

@@ -20,7 +20,7 @@ import structlog
 import uvloop
 
 from gateway.app import RestServer
-from luna_grpc import users
+from luna_grpc import files, users
 from luna_grpc.auth import Account, Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
@@ -32,6 +32,7 @@ from luna_grpc.model import Door
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
+from luna_grpc.store import Capacity
 from luna_grpc.sweeper import Timings, sweep_forever
 from luna_grpc.throttle import Throttle
 from luna_grpc.tls import Certificates, Files, Identity
@@ -68,6 +69,9 @@ def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
         UsersFileError: the users file cannot be used.
 
     """
+    files.raise_limit()
+    for warning in files.warnings(settings.max_connections):
+        log.warning(warning)
     uvloop.run(_serve(settings, stdout))
 
 
@@ -107,8 +111,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     authenticator = _authenticator(settings)
     certificates = _certificates(settings)
     identity = certificates.identity if certificates is not None else None
-    grpc_server = GrpcServer(registry, authenticator, settings)
-    rest_server = RestServer(registry, authenticator, settings)
+    connections = files.connections(settings.max_connections)
+    grpc_server = GrpcServer(registry, authenticator, settings, connections)
+    rest_server = RestServer(registry, authenticator, settings, connections)
     timings = Timings()
     rest_server.metrics = Metrics(
         registry,
@@ -196,9 +201,10 @@ def _reload_users(settings: Settings, authenticator: Authenticator) -> None:
 
 
 def _store(settings: Settings, clock: Clock, file: StateFile | None, *, warming: bool) -> MemoryStore:
+    capacity = Capacity(settings.max_instances, settings.max_instances_per_service)
     if file is None:
-        return MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
-    return DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
+        return MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
+    return DurableStore(clock, file, evict_after=settings.evict_after, capacity=capacity, warming=warming)
 
 
 async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:

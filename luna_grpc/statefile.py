@@ -199,7 +199,9 @@ class StateFile:
 
         """
         if self.waiting >= MAX_WAITING:
-            raise ResourceExhaustedError(f"{self.waiting} changes wait for the disk of the state file already; try again later")
+            raise ResourceExhaustedError(
+                f"{self.waiting} changes wait for the disk of the state file already; try again later", retry_after=1
+            )
         done: asyncio.Future[None] = self._loop.create_future()
         self.waiting += 1
         self._queue.put(Write(statements, done))
@@ -261,7 +263,9 @@ class StateFile:
                 continue
             if failure:
                 write.done.set_exception(
-                    UnavailableError(f"the change was not made, for the state file cannot be written: {failure}; heartbeats go on")
+                    UnavailableError(
+                        f"the change was not made, for the state file cannot be written: {failure}; heartbeats go on", retry_after=5
+                    )
                 )
             else:
                 write.done.set_result(None)

@@ -100,6 +100,14 @@ class Totals(NamedTuple):
     """How many of them have an instance that is OK."""
 
 
+class Capacity(NamedTuple):
+    """How many instances a store takes; 0: any number."""
+
+    instances: int = 0
+    """In all."""
+    per_service: int = 0
+
+
 class Swept(NamedTuple):
     """What one slice of a sweep did."""
 
@@ -162,6 +170,8 @@ class Store(Protocol):
         Raises:
             AlreadyExistsError: the id is held by a live lease.
             PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
+            ResourceExhaustedError: the id is new and the store is full, or new in the service and that is full. What takes
+                the place of another instance of the same service is never refused for this.
 
         """
 
@@ -182,6 +192,7 @@ class Store(Protocol):
         Raises:
             NotFoundError: the id is unknown.
             PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
+            ResourceExhaustedError: the name is changed to that of a service which is full.
             SupersededError: `generation` is neither 0 nor the current one.
 
         """

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, Final, TypeAlias, TypeVar
-from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -21,6 +20,7 @@ from luna_grpc.model import Actor, Door
 from luna_grpc.registry import Registry
 from luna_grpc.rpc import tls
 from luna_grpc.rpc.errors import Context, Handler, abort
+from luna_grpc.rpc.limits import Turns, address
 
 Q = TypeVar("Q", bound=Message)
 AUTHORIZATION: Final = "authorization"
@@ -37,7 +37,13 @@ class Guard:
     """Makes handlers that let in whoever may do an action; with None for it, everyone."""
 
     def __init__(
-        self, registry: Registry, authenticator: Authenticator, refusals: Counter[str], *, certificates: bool = False
+        self,
+        registry: Registry,
+        authenticator: Authenticator,
+        refusals: Counter[str],
+        turns: Turns,
+        *,
+        certificates: bool = False,
     ) -> None:
         """`refusals` counts the calls that were refused, by the code of the answer.
 
@@ -46,6 +52,7 @@ class Guard:
         self._refusals = refusals
         self._registry = registry
         self._authenticator = authenticator
+        self._turns = turns
         self._certificates = certificates
 
     def unary(self, action: Action | None, kind: type[Q], handler: Unary[Q]) -> Handler:
@@ -90,14 +97,17 @@ class Guard:
             LunaError: see `Authenticator`; the role does not allow it; or the registry is not ready to answer anyone.
 
         """
+        peer = context.peer()
+        if not self._turns.is_due(peer):
+            await self._turns.wait(peer)
         if action is None:
-            return Actor(NOBODY, Door.GRPC, context.peer())
+            return Actor(NOBODY, Door.GRPC, peer)
         user = self._authenticator.known(_authorization(context))
         if user is None:
             user = await self._unknown(context)
         user.check(action)
         self._registry.check_loaded()
-        return Actor(user, Door.GRPC, context.peer())
+        return Actor(user, Door.GRPC, peer)
 
     def _answers_errors(self, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:  # noqa: ANN401 - gRPC's stubs take less than gRPC
         """Let a handler raise errors of the domain."""
@@ -149,11 +159,6 @@ def parsed(kind: type[Q], body: bytes) -> Q:
         raise InvalidArgumentError(
             f"the bytes sent are no {kind.__name__}; are the stubs made from Luna's proto?", field=""
         ) from None
-
-
-def address(peer: str) -> str:
-    """Return the address in what gRPC calls a peer, `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
-    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
 
 
 def _authorization(context: Context) -> str | None:

@@ -10,7 +10,7 @@ import grpc
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
-from luna_grpc.rpc import health, reflect, tls
+from luna_grpc.rpc import health, limits, reflect, tls
 from luna_grpc.rpc.errors import CODES
 from luna_grpc.rpc.guard import Guard
 from luna_grpc.rpc.service import NAME, RegistryService
@@ -49,17 +49,21 @@ logging.getLogger("grpc._cython.cygrpc").addFilter(
 class GrpcServer:
     """Serves the registry, health and reflection on one port."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings, connections: int) -> None:
         self._grace = settings.shutdown_grace
         self._host = ""
         self._tls: tls.Renewable | None = None
-        self._server = grpc.aio.server(options=[*OPTIONS, *_age(settings.max_connection_age)])
+        self._server = grpc.aio.server(
+            options=[*OPTIONS, *limits.options(settings, connections), *_age(settings.max_connection_age)]
+        )
         self.refusals = Counter(dict.fromkeys(CODES, 0))
         """How many calls, and heartbeats of streams, were refused, by the code of the answer."""
-        self.service = RegistryService(registry, settings, self.refusals)
-        self._health = health.HealthService("", NAME)
+        count = limits.StreamCount(settings.max_streams_per_connection, settings.max_streams_per_address)
+        self.service = RegistryService(registry, settings, count, self.refusals)
+        self._health = health.HealthService("", NAME, count=count)
         reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
-        guard = Guard(registry, authenticator, self.refusals, certificates=bool(settings.tls_client_ca))
+        turns = limits.Turns(settings.max_call_rate)
+        guard = Guard(registry, authenticator, self.refusals, turns, certificates=bool(settings.tls_client_ca))
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),

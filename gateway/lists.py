@@ -1,0 +1,122 @@
+"""Long lists: of one moment, written in slices, and never so many at once that everything else waits for them.
+
+Whoever asks for one thing has its answer in microseconds; a list takes milliseconds. So all lists and pages take turns, slice by
+slice: however many are asked for, a heartbeat waits for one slice.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
+from weakref import finalize
+
+from aiohttp import web
+
+from gateway import views
+from luna_grpc.access import User
+from luna_grpc.errors import UnavailableError
+from luna_grpc.model import Instance
+from luna_grpc.pacing import OneAtATime
+from luna_grpc.registry import Registry
+from luna_grpc.store import Service
+
+SLICE: Final = 500
+"""Instances written before others get their turn: some 2 ms."""
+PAUSE: Final = 0.002
+"""Seconds between two pages, each of which may take some 20 ms."""
+SENT_AFTER: Final = 1
+"""Seconds after which other lists may have been sent."""
+
+Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
+Noted: TypeAlias = tuple[dict[str, Any], list[tuple[Instance, int]]]
+"""A service, and its instances with their last heartbeats, as they were at one moment."""
+
+
+class Lists:
+    """Writes lists. All that are being sent have at most `most` instances, but for a single one."""
+
+    def __init__(self, registry: Registry, most: int) -> None:
+        self._registry = registry
+        self._most = most
+        self._sending = 0  # instances in the lists that are being sent
+        self._slices = OneAtATime(0.0)
+        self._pages = OneAtATime(PAUSE)
+
+    def in_turn(self, handler: Handler) -> Handler:
+        """Let a page be made when it is its turn."""
+
+        async def waiting(request: web.Request, user: User) -> web.Response:
+            async with self._pages:
+                return await handler(request, user)
+
+        return waiting
+
+    async def services(self) -> AsyncIterator[bytes]:
+        """Return an array of all services as they are at this moment, in parts.
+
+        Raises:
+            UnavailableError: lists of too many instances are being sent.
+
+        """
+        async with self._slices:
+            count = self._registry.store.count()
+            if self._sending and self._sending + count > self._most:
+                raise UnavailableError(
+                    f"lists of {self._sending} instances are being sent, and {self._most} are the most (LUNA_MAX_LISTED): try "
+                    "again in a second",
+                    retry_after=SENT_AFTER,
+                )
+            parts = self._in_turns(_array([_noted(service) for service in self._registry.services()]))
+            self._sending += count
+            finalize(parts, self._sent, count).atexit = False  # also when nobody takes them to the end
+        return parts
+
+    async def service(self, name: str) -> bytes:
+        """Return one service.
+
+        Raises:
+            NotFoundError: no instance has this name.
+
+        """
+        return b"".join([part async for part in self._in_turns(_written(*_noted(self._registry.service(name))))])
+
+    def _sent(self, count: int) -> None:
+        self._sending -= count
+
+    async def _in_turns(self, slices: Iterator[bytes]) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            async with self._slices:
+                part = next(slices, None)
+            more = part is not None
+            if part:
+                yield part
+
+
+def _noted(service: Service) -> Noted:
+    return views.service(service), [(each.instance, each.last_heartbeat) for each in service.registrations]
+
+
+def _array(services: Iterable[Noted]) -> Iterator[bytes]:
+    """Write services, some `SLICE` instances at a time."""
+    before, parts, unsent = b"[", list[bytes](), 0
+    for service, moments in services:
+        parts.append(before)
+        before = b","
+        for part in _written(service, moments):
+            parts.append(part)
+            if not part:
+                yield b""
+        unsent += len(moments)
+        if unsent >= SLICE:
+            yield b"".join(parts)
+            parts, unsent = [], 0
+    yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
+
+
+def _written(service: dict[str, Any], moments: list[tuple[Instance, int]]) -> Iterator[bytes]:
+    """Write a service; nothing comes as often as others are to have their turn."""
+    instances: list[bytes] = []
+    for start in range(0, len(moments), SLICE):
+        if start:
+            yield b""
+        instances += [views.instance(*moment) for moment in moments[start : start + SLICE]]
+    yield views.whole(service, instances)
