@@ -160,3 +160,10 @@ def clean_environment() -> dict[str, str]:
 def session(base_url: str, header: str | None = None) -> ClientSession:
     """Return an HTTP client that sends credentials."""
     return ClientSession(base_url, headers={"Authorization": basic() if header is None else header})
+
+
+async def status_of(client: ClientSession, path: str, **options: Any) -> int:
+    """GET a path, take the whole answer, and return its status."""
+    async with client.get(path, **options) as answer:
+        await answer.read()
+        return answer.status

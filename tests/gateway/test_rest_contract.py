@@ -15,7 +15,7 @@ from yarl import URL
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.registry import Beat
 from luna_grpc.serve import Running, running
-from support import basic, instance_json, session, settings_for_tests
+from support import basic, instance_json, session, settings_for_tests, status_of
 
 ID = "orders:localhost:8080"
 PATH = f"/registry/v1/instances/{ID}"
@@ -429,7 +429,7 @@ async def test_credentials_in_the_url(server: Running) -> None:
     """As legacy clients give them: `http://admin@host:4000/…`."""
     async with ClientSession() as client:
         for url in (f"http://admin@127.0.0.1:{server.rest_port}", f"http://admin:@127.0.0.1:{server.rest_port}"):
-            assert (await client.get(f"{url}/registry/v1/services/json")).status == 200
+            assert await status_of(client, f"{url}/registry/v1/services/json") == 200
 
 
 @pytest.mark.parametrize(("username", "password"), [("admin", "pässwörd: 本"), ("ädmin", ":"), ("admin", "x" * 500)])
@@ -440,9 +440,9 @@ async def test_any_password_works(username: str, password: str) -> None:
         address = f"http://127.0.0.1:{server.rest_port}"
         for header in (basic(username, password), basic(username, password).replace("Basic", "basic")):
             async with session(address, header) as client:
-                assert (await client.get("/registry/v1/services/json")).status == 200
+                assert await status_of(client, "/registry/v1/services/json") == 200
         async with session(address, basic(username, password + "x")) as client:
-            assert (await client.get("/registry/v1/services/json")).status == 401
+            assert await status_of(client, "/registry/v1/services/json") == 401
 
 
 async def test_a_browser_is_asked_with_a_page(server: Running) -> None:
@@ -480,11 +480,10 @@ async def test_with_an_empty_password_only_known_host_names_are_answered(host: s
     """Else a page that rebinds its DNS name to 127.0.0.1 could rewrite the registry. A password lifts it."""
     settings = settings_for_tests(allowed_hosts=allowed)
     async with running(settings) as server, session(f"http://127.0.0.1:{server.rest_port}") as client:
-        response = await client.get("/registry/v1/services/json", headers={"Host": host})
-        assert response.status == status
+        assert await status_of(client, "/registry/v1/services/json", headers={"Host": host}) == status
     protected = settings_for_tests(auth_password="x")
     async with running(protected) as server, session(f"http://127.0.0.1:{server.rest_port}", basic("admin", "x")) as client:
-        assert (await client.get("/registry/v1/services/json", headers={"Host": host})).status == 200
+        assert await status_of(client, "/registry/v1/services/json", headers={"Host": host}) == 200
 
 
 async def test_a_foreign_page_may_not_write(rest: ClientSession) -> None:
