@@ -75,25 +75,26 @@ class Pki:
     def client(self, *names: str, common_name: str | None = None, ca: trustme.CA | None = None) -> "Client":
         """Return a client with a certificate."""
         leaf = (ca or self.client_ca).issue_cert(*(names or ("client.example",)), common_name=common_name)
-        return Client(self.ca, Pair.of(leaf))
+        return Client((self.ca,), Pair.of(leaf))
 
-    def anonymous(self, ca: trustme.CA | None = None) -> "Client":
-        """Return a client without a certificate, which trusts servers of one CA."""
-        return Client(ca or self.ca, None)
+    def anonymous(self, *cas: trustme.CA) -> "Client":
+        """Return a client without a certificate, which trusts servers of some CAs, or of the one there is."""
+        return Client(cas or (self.ca,), None)
 
 
 @dataclass
 class Client:
     """What a client trusts, and what it shows."""
 
-    ca: trustme.CA
+    cas: tuple[trustme.CA, ...]
     pair: Pair | None
 
     @cached_property
     def context(self) -> ssl.SSLContext:
         """For REST."""
         context = ssl.create_default_context()
-        self.ca.configure_trust(context)
+        for ca in self.cas:
+            ca.configure_trust(context)
         if self.pair is not None:
             with trustme.Blob(self.pair.key + self.pair.cert).tempfile() as path:
                 context.load_cert_chain(path)
@@ -103,7 +104,7 @@ class Client:
     def credentials(self) -> grpc.ChannelCredentials:
         """For gRPC."""
         key, cert = (None, None) if self.pair is None else (self.pair.key, self.pair.cert)
-        return grpc.ssl_channel_credentials(self.ca.cert_pem.bytes(), key, cert)
+        return grpc.ssl_channel_credentials(b"".join(ca.cert_pem.bytes() for ca in self.cas), key, cert)
 
 
 def only(context: ssl.SSLContext, version: ssl.TLSVersion) -> ssl.SSLContext:

@@ -467,7 +467,7 @@ async def test_a_certificate_as_a_user(mutual: Running, shared: Pki, client: str
         case "by common name":
             someone = shared.client("nobody.example", common_name="reader.example")
         case "by email":
-            someone = Client(shared.ca, issued(shared.client_ca, x509.RFC822Name("a@b.c"), common_name="reader.example"))
+            someone = Client((shared.ca,), issued(shared.client_ca, x509.RFC822Name("a@b.c"), common_name="reader.example"))
         case _:
             someone = shared.client(f"{client}.example")
     assert await rest_status(mutual, someone, header) == read_as
@@ -495,7 +495,7 @@ async def test_every_kind_of_name_is_the_same_at_both_doors(pki: Pki) -> None:
         x509.RFC822Name("a@b.c"),
         x509.DNSName("orders.example"),
     ]
-    client = Client(pki.ca, issued(pki.client_ca, *said, x509.IPAddress(IPv4Address("10.0.0.1")), common_name="o"))
+    client = Client((pki.ca,), issued(pki.client_ca, *said, x509.IPAddress(IPv4Address("10.0.0.1")), common_name="o"))
     wanted = ["o", "orders.example", "spiffe://luna.example/orders", "a@b.c"]
     async with running(settings_for_tests(**pki.flags(clients=True))) as server:
         async with rest(server, client) as session:
