@@ -8,13 +8,16 @@ from typing import Final, cast
 
 from aiohttp import hdrs, web
 
+from gateway.answers import empty_answer, text_answer
 from gateway.api import Api
 from gateway.connections import Limits, Runner
+from gateway.docs import Docs
 from gateway.guard import Guard, Handler
 from gateway.listener import Listener
 from gateway.lists import Lists
 from gateway.negotiate import prefers_json, prefers_openmetrics
-from gateway.panel import Panel, static_file
+from gateway.pages import static_file
+from gateway.panel import Panel
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
@@ -101,6 +104,7 @@ class RestServer:
 
     def _add_routes(self) -> None:
         lists, panel, guard = Lists(self._registry, self._settings.max_listed), Panel(self._registry), self._guard
+        docs = Docs(self._settings.max_body)
         api = Api(self._registry, lists, self._settings.max_body)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
         services = _negotiated(api.get_services, lists.in_turn(panel.services_page))
@@ -119,6 +123,8 @@ class RestServer:
                 read,
                 _negotiated(api.get_service, lists.in_turn(panel.service_page)),
             ),
+            (hdrs.METH_GET, PREFIX + "/openapi.json", read, docs.openapi),
+            (hdrs.METH_GET, PREFIX + "/docs", read, docs.try_page),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
             (hdrs.METH_GET, METRICS, read, self._metrics),
         ]
@@ -138,7 +144,7 @@ class RestServer:
     async def _elsewhere(self, request: web.Request, _: User) -> web.Response:
         """Answer what a browser asks before it asks, and refuse the rest."""
         if request.method == hdrs.METH_OPTIONS and self._guard.preflight(request):
-            return web.Response(status=204)
+            return empty_answer(204)
         if request.path.startswith((PROTECTED, METRICS)):
             await self._guard.user(request)
         allowed: set[str] = set()
@@ -155,7 +161,7 @@ class RestServer:
             lines.append(f"instances: {registry.store.count()}")
             lines.append(f"heartbeats: {registry.heartbeats} since the start")
             lines.append(f"warming: {'yes, watchers of an earlier run are not yet told who is gone' if registry.warming else 'no'}")
-        return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
+        return text_answer("\n".join(lines) + "\n", status=200 if self.ready else 503)
 
     async def _metrics(self, request: web.Request, _: User) -> web.Response:
         if self.metrics is None:
@@ -166,11 +172,11 @@ class RestServer:
 
 
 async def _to_panel(_: web.Request, __: User) -> web.Response:
-    return web.Response(status=302, headers={hdrs.LOCATION: PREFIX + "/services/"})
+    return empty_answer(302, Location=PREFIX + "/services/")
 
 
 async def _livez(_: web.Request, __: User) -> web.Response:
-    return web.Response(text="ok\n")
+    return text_answer("ok\n")
 
 
 def _negotiated(as_json: Handler, as_page: Handler) -> Handler:

@@ -23,6 +23,7 @@ CODES: Final = {
 }
 """For what HTTP alone refuses."""
 INTERNAL: Final = "INTERNAL"
+"""With 500: a bug."""
 ALL_CODES: Final = (*dict.fromkeys([*(error.code for error in STATUS), *CODES.values(), INTERNAL]),)
 """Whatever a request can be refused with."""
 

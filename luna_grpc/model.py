@@ -35,7 +35,9 @@ RESERVED_NAMES: Final = frozenset({"json", ".", ".."})
 
 NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 
-_ID = re.compile(r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([1-9][0-9]{0,4})", re.ASCII)
+ID_PATTERN: Final = r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([1-9][0-9]{0,4})"
+"""The shape of an instance id; `check_instance_id` looks closer at domain and port."""
+_ID = re.compile(ID_PATTERN, re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _DIGITS_AND_DOTS = re.compile(r"[0-9.]+", re.ASCII)
@@ -262,7 +264,8 @@ def _checked_url(url: str, default: str) -> str:
         well_formed = False
     if not well_formed or " " in url or "\\" in url:
         raise InvalidArgumentError(f"url {shown(url)} is not an http or https URL, for example http://localhost:8080/", field="url")
-    return url if parts.path else parts._replace(path="/").geturl()
+    # What is kept has to be short enough to be sent again.
+    return url if parts.path else _limited("url", parts._replace(path="/").geturl(), MAX_URL)
 
 
 def _checked_weight(weight: int) -> int:
