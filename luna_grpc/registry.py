@@ -114,7 +114,9 @@ class Registry:
 
         """
         if self.loading:
-            raise UnavailableError("the registry is starting and has not read its state file to the end yet; try again")
+            raise UnavailableError(
+                "the registry is starting and has not read its state file to the end yet; try again", retry_after=1
+            )
 
     # Leases
 
@@ -156,12 +158,9 @@ class Registry:
         if registration is None:
             raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
         actor.user.check_covers(beat.instance_id, registration.instance.info.name)
-        alive = registration.live and beat.generation in (0, registration.instance.generation)
-        if alive:
-            # At once: that it is alive does not depend on what becomes of the rest.
+        if registration.live and beat.repeats(registration.instance) and not registration.changing:
             self.renew((registration,), actor.door, holder)
-            if beat.repeats(registration.instance) and not registration.changing:
-                return registration
+            return registration
         changed = await self.store.change(
             beat.instance_id,
             generation=beat.generation,
@@ -170,7 +169,7 @@ class Registry:
             terms=self._terms(actor.door, holder),
             actor=actor,
         )
-        self.heartbeats += not alive
+        self.heartbeats += 1
         return changed
 
     async def deregister(self, instance_id: str, *, generation: int = 0, actor: Actor) -> None:

@@ -7,13 +7,14 @@ is left is written, and the process ends. On SIGHUP the users file is read again
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Final, TextIO, cast
 
 import structlog
 import uvloop
@@ -31,6 +32,8 @@ from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
 from luna_grpc.sweeper import sweep_forever
 from luna_grpc.throttle import Throttle
+
+STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.get_logger("luna")
 
@@ -62,21 +65,25 @@ def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
         UsersFileError: the users file cannot be used.
 
     """
-    uvloop.run(_serve(settings, stdout))
+    with suppress(asyncio.CancelledError):  # asked to stop before it was ready
+        uvloop.run(_serve(settings, stdout))
 
 
 async def _serve(settings: Settings, stdout: TextIO) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loop, starting = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+    for number in STOP:
+        loop.add_signal_handler(number, starting.cancel)
     async with running(settings) as server:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator)
+        stop = asyncio.Event()
+        for number in STOP:
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         print(f"luna: ready rest=http://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
         server.sweeper.add_done_callback(lambda _: stop.set())
         await stop.wait()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP:
             signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
         log.info("stopping", instances=server.registry.store.count())
 
@@ -93,24 +100,21 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
     clock = Clock()
-    store = _store(settings, clock, warming=policy.warmup > 0)
-    registry = Registry(store, clock, policy)
     authenticator = _authenticator(settings)
-    grpc_server = GrpcServer(registry, authenticator, settings)
-    rest_server = RestServer(registry, authenticator, settings)
     async with AsyncExitStack() as stack:
-        if isinstance(store, DurableStore):
-            stack.push_async_callback(store.close)
         stack.callback(authenticator.close)
-        stack.push_async_callback(_stop, grpc_server, rest_server)
+        store = await stack.enter_async_context(_store(settings, clock, warming=policy.warmup > 0))
+        registry = Registry(store, clock, policy)
         registry.loading = True
+        grpc_server = GrpcServer(registry, authenticator, settings)
+        rest_server = RestServer(registry, authenticator, settings)
+        stack.push_async_callback(_stop, grpc_server, rest_server)
         with _refusal("REST", "port", settings.port, settings.host):
             rest_port = await rest_server.start(settings.host, settings.port)
         with _refusal("gRPC", "grpc_port", settings.grpc_port, settings.host):
             grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
         if isinstance(store, DurableStore):
-            await store.load(policy.rest_ttl)
-            log.info("state file read", path=settings.state_file, instances=store.count())
+            await _load(store, policy)
         if logging.getLogger().isEnabledFor(logging.INFO):
             store.feed.observe(ChangeLog())
         registry.loading = False
@@ -154,11 +158,26 @@ def reload(settings: Settings, authenticator: Authenticator) -> None:
         log.info("users file reloaded", path=settings.users_file)
 
 
-def _store(settings: Settings, clock: Clock, *, warming: bool) -> MemoryStore:
+@asynccontextmanager
+async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIterator[MemoryStore]:
     if not settings.state_file:
-        return MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
+        yield MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
+        return
     file = StateFile.open(settings.state_file)
-    return DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
+    store = DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
+    # Before anyone can be kept waiting by it: so the collector has little to walk while the file is read.
+    gc.collect()
+    gc.freeze()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _load(store: DurableStore, policy: LeasePolicy) -> None:
+    log.info("state file made" if store.file.fresh else "reading state file", path=store.file.path)
+    await store.load(policy.rest_ttl)
+    log.info("state file read", path=store.file.path, instances=store.count(), epoch=store.epoch)
 
 
 async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:
