@@ -85,7 +85,8 @@ class DurableStore(MemoryStore):
             for instance_id, at in ended:
                 self._await_eviction(self._registrations[instance_id], now - max(0.0, (wall_ms - at) / 1000))
         self._clock.tick()
-        self.hold(self._clock.now() + ttl)
+        if self._registrations:
+            self.hold(self._clock.now() + ttl)
 
     async def close(self) -> None:
         """Write what is to be written, and let go of the file."""
@@ -270,8 +271,10 @@ class DurableStore(MemoryStore):
             return
         for each in ids:
             del self._unwritten[each]
+        if self.file.failure:
+            # One that nobody gets, so that there is something new to write: that finds out whether the disk is well again.
+            self._last_generation += 1
         try:
-            # Always something that has to reach the disk: this also finds out whether the disk is well again.
             await self.file.write(*map(self._as_it_is, ids), generation=self._last_generation)
         except LunaError:
             self._unwritten |= dict.fromkeys(ids)

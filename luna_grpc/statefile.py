@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -97,22 +97,25 @@ class StateFile:
 
     # Reading
 
-    async def read(self) -> AsyncIterator[list[Kept]]:
+    def read(self) -> AsyncIterator[list[Kept]]:
         """Yield what is kept, in parts, in the order in which instances joined their services.
 
         Raises:
             StateFileError: the file is damaged.
 
         """
-        kept = stateformat.read(self._connection)
-        while part := await asyncio.to_thread(self._part_of, kept):
-            yield part
+        return self._in_parts(stateformat.read(self._connection))
 
-    async def read_ended(self) -> AsyncIterator[list[Ended]]:
+    def read_ended(self) -> AsyncIterator[list[Ended]]:
         """Yield those without a live lease, in parts, in the order in which they lost it."""
-        ended = stateformat.read_ended(self._connection)
-        while part := await asyncio.to_thread(self._part_of, ended):
-            yield part
+        return self._in_parts(stateformat.read_ended(self._connection))
+
+    async def _in_parts(self, things: Generator[T, None, None]) -> AsyncIterator[list[T]]:
+        try:
+            while part := await asyncio.to_thread(self._part_of, things):
+                yield part
+        finally:
+            await asyncio.to_thread(self._leave, things)
 
     def _part_of(self, things: Iterator[T]) -> list[T]:
         try:
@@ -120,6 +123,10 @@ class StateFile:
                 return list(islice(things, SLICE))
         except Exception as error:
             raise unusable(self.path, error) from error
+
+    def _leave(self, things: Generator[T, None, None]) -> None:
+        with self._in_use:
+            things.close()  # else the file stays open
 
     # Writing
 

@@ -4,9 +4,9 @@ Each row carries a checksum of itself. SQLite finds out when a page is damaged, 
 what nobody ever said is worse than one that does not start.
 """
 
-import re
+import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -23,9 +23,7 @@ _COLUMNS: Final = (
     "ended_at", "registered_at", "last_heartbeat", "drained_until", "checksum",
 )  # fmt: skip
 _SCHEMA: Final = """
-BEGIN;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-INSERT INTO meta VALUES ('epoch', hex(randomblob(8))), ('last_generation', 0);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE instances (
     instance_id TEXT PRIMARY KEY, generation INTEGER NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
     version TEXT NOT NULL, url TEXT NOT NULL, weight INTEGER, metadata TEXT NOT NULL, reported TEXT NOT NULL, ended TEXT,
@@ -40,7 +38,8 @@ _KEEP: Final = f"INSERT INTO instances {_VALUES} ON CONFLICT (instance_id) DO UP
 )
 _MOVE: Final = f"INSERT OR REPLACE INTO instances {_VALUES}"
 _FORGET: Final = "DELETE FROM instances WHERE instance_id = ?"
-_GIVEN: Final = "UPDATE meta SET value = max(value, ?) WHERE key = 'last_generation'"
+_META: Final = "INSERT INTO meta VALUES (?, ?, ?)"
+_GIVEN: Final = "UPDATE meta SET value = ?2, checksum = ?3 WHERE key = ?1 AND value < ?2"
 _READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM instances ORDER BY rowid"  # noqa: S608 - only our own words are in it
 _ENDED: Final = "SELECT instance_id, ended_at FROM instances WHERE ended IS NOT NULL ORDER BY ended_at"
 
@@ -80,7 +79,7 @@ def keep(kept: Kept, *, moved: bool = False) -> Statement:
         orjson.dumps(dict(said.metadata)).decode(), instance.reported.value, instance.ended and instance.ended.value, ended_at,
         instance.registered_at, last_heartbeat, instance.drained_until,
     )  # fmt: skip
-    return (_MOVE if moved else _KEEP), (*values, _checksum(values))
+    return (_MOVE if moved else _KEEP), _sealed(*values)
 
 
 def forget(instance_id: str) -> Statement:
@@ -90,12 +89,15 @@ def forget(instance_id: str) -> Statement:
 
 def given(generation: int) -> Statement:
     """Return the statement that remembers that a generation was given away."""
-    return _GIVEN, (generation,)
+    return _GIVEN, _sealed("last_generation", generation)
 
 
 def make(connection: sqlite3.Connection) -> None:
     """Make the tables, with a new epoch."""
-    connection.executescript(f"{_SCHEMA}PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;")
+    connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};")
+    for row in (_sealed("epoch", secrets.token_hex(8)), _sealed("last_generation", 0)):
+        connection.execute(_META, row)
+    connection.execute("COMMIT")
 
 
 def check(connection: sqlite3.Connection) -> None:
@@ -119,13 +121,13 @@ def read_meta(connection: sqlite3.Connection) -> tuple[str, int]:
         Exception: of whatever kind; the file is damaged.
 
     """
-    meta = dict(connection.execute("SELECT key, value FROM meta"))
-    if not re.fullmatch("[0-9A-F]{16}", meta["epoch"]):
-        raise ValueError("the epoch is not as it was written")
-    return meta["epoch"], int(meta["last_generation"])
+    rows = connection.execute("SELECT key, value, checksum FROM meta ORDER BY key").fetchall()
+    if [row[0] for row in rows] != ["epoch", "last_generation"] or any(row != _sealed(*row[:2]) for row in rows):
+        raise ValueError("its epoch and generation are not as they were written")
+    return rows[0][1], rows[1][1]
 
 
-def read(connection: sqlite3.Connection) -> Iterator[Kept]:
+def read(connection: sqlite3.Connection) -> Generator[Kept, None, None]:
     """Make sure that the file is whole; yield what is kept, in the order in which instances joined their services.
 
     Raises:
@@ -134,20 +136,20 @@ def read(connection: sqlite3.Connection) -> Iterator[Kept]:
     """
     [found] = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
-        raise ValueError(found)
+        raise ValueError(found.splitlines()[-1])
     for row in connection.execute(_READ):
         yield _kept(row)
 
 
-def read_ended(connection: sqlite3.Connection) -> Iterator[Ended]:
+def read_ended(connection: sqlite3.Connection) -> Generator[Ended, None, None]:
     """Yield those without a live lease, in the order in which they lost it."""
     for instance_id, at in connection.execute(_ENDED):
         yield Ended(instance_id, int(at))
 
 
 def _kept(row: tuple[Any, ...]) -> Kept:
-    *values, checksum = row
-    if _checksum(values) != checksum:
+    *values, _ = row
+    if row != _sealed(*values):
         raise ValueError(f"the row of {shown(row[0])} is not as it was written")
     (
         instance_id, generation, owner, name, description, version, url, weight, metadata, reported, ended, ended_at, registered_at,
@@ -167,5 +169,6 @@ def _kept(row: tuple[Any, ...]) -> Kept:
     return Kept(instance, owner, last_heartbeat, ended_at)
 
 
-def _checksum(values: Any) -> int:  # noqa: ANN401 - a row, as a list or a tuple
-    return crc32(orjson.dumps(values))
+def _sealed(*values: Any) -> tuple[Any, ...]:  # noqa: ANN401 - whatever a row holds
+    """Return a row with its checksum."""
+    return *values, crc32(orjson.dumps(values, default=repr))
