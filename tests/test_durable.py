@@ -97,9 +97,9 @@ def found(store: MemoryStore, instance_id: str) -> Registration:
 
 async def written(store: DurableStore) -> None:
     """Wait until the disk knows all that memory does."""
-    while store._unwritten:
-        assert store._flusher is not None
+    while store._flusher is not None and not store._flusher.done():
         await store._flusher
+    assert not store._unwritten
 
 
 async def test_a_restart_brings_everything_back(path: Path, clock: FakeClock) -> None:
