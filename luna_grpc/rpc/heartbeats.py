@@ -45,7 +45,7 @@ MAX_BYTES: Final = 1024 * 1024
 
 
 class Message:
-    """A message that was read, or several in a row that change nothing."""
+    """A message that was read, or several in a row of which nothing is under way."""
 
     __slots__ = ("changes", "count", "failures", "sequence")
 
@@ -135,7 +135,9 @@ class HeartbeatCall:
             self._stream.on_disconnect = convert.on_disconnect(request.options.on_disconnect)
         message = Message(request.sequence)
         await self._hear(request, message)
-        self._heard(message)
+        if self._unfinished:
+            self._merge()
+        self._unfinished.append(message)
         self._finished()
         while self._untold > MAX_FAILURES:
             self._told = self._loop.create_future()
@@ -200,17 +202,16 @@ class HeartbeatCall:
         self._untold += instance_id not in message.failures
         message.failures[instance_id] = failure
 
-    def _heard(self, message: Message) -> None:
-        """Put a message behind those that are not finished; heartbeats that only wait for them become one."""
-        last = self._unfinished[-1] if self._unfinished else None
-        if last is None or last.changes or message.changes:
-            self._unfinished.append(message)
-            return
-        last.sequence = message.sequence
-        last.count += message.count
-        if message.failures:
-            last.failures = last.failures or {}
-            self._collect(message.failures, last.failures)
+    def _merge(self) -> None:
+        """Let those that only wait for messages before them become one: a disk may be silent for hours."""
+        waiting = self._unfinished
+        while len(waiting) > 1 and not waiting[-1].changes and not waiting[-2].changes:
+            last = waiting.pop()
+            waiting[-1].sequence = last.sequence
+            waiting[-1].count += last.count
+            if last.failures:
+                waiting[-1].failures = waiting[-1].failures or {}
+                self._collect(last.failures, waiting[-1].failures)
 
     def _collect(self, failures: Failures, into: Failures) -> None:
         """Let the later failure of an instance take the place of an earlier one."""
