@@ -1,7 +1,8 @@
 """The store in memory whose changes are on disk before anyone is told of them.
 
 A change waits for its turn (one at a time for each id), is decided, written, and only then carried out in memory: disk, memory,
-watch, answer. It goes on to its end even if the one who asked has left, so disk and memory never differ by half a change.
+watch, answer. It goes on to its end even if the one who asked has left, so disk and memory never differ by half a change. Meanwhile
+the lease may end, and no more than that: nothing is evicted that is changing.
 
 What nobody waits for is written soon after: ended leases, those that come back, evictions. Heartbeats are not written at all, and a
 change counts as one at once. So a disk that hangs or is full keeps changes from being made, and no heartbeat from counting.
@@ -148,12 +149,10 @@ class DurableStore(MemoryStore):
         """Remove an instance, once the disk has forgotten it."""
 
         async def step() -> None:
-            self._current(instance_id, generation, actor)
+            registration = self._current(instance_id, generation, actor)
             await self._write(forget(instance_id))
-            registration = self.get(instance_id)
-            if registration is not None:  # else it was evicted meanwhile
-                with self._already_on_disk():
-                    self._remove(registration, actor)
+            with self._already_on_disk():
+                self._remove(registration, actor)
 
         await self._in_turn(instance_id, step)
 
@@ -178,7 +177,6 @@ class DurableStore(MemoryStore):
         if now != held.instance:
             moved = now.info.name != held.instance.info.name
             await self._write(keep(self._kept(held, now), moved=moved))
-            self._current(now.info.instance_id, now.generation, asked.actor)  # it may have been evicted meanwhile
             with self._already_on_disk():
                 self._update(held, now._replace(ended=held.instance.ended), asked.actor)
         return held
@@ -186,14 +184,10 @@ class DurableStore(MemoryStore):
     async def _hand_over(self, decided: Decided, asked: _Asked) -> Registration:
         """Let a new generation have the id."""
         held, now, owner = decided
-        kept = Kept(now, owner, asked.terms.wall_ms)
         moved = held is None or held.instance.info.name != now.info.name
-        await self._write(keep(kept, moved=moved), generation=now.generation)
-        if not moved and self.get(now.info.instance_id) is None:
-            # Who held it was evicted meanwhile, so it comes last in its service, there as here.
-            await self._write(keep(kept, moved=True))
+        await self._write(keep(Kept(now, owner, asked.terms.wall_ms), moved=moved), generation=now.generation)
         with self._already_on_disk():
-            return self._carry_out(Decided(self.get(now.info.instance_id), now, owner), self._granted(asked), asked.actor)
+            return self._carry_out(decided, self._granted(asked), asked.actor)
 
     def _granted(self, asked: _Asked) -> Terms:
         """Return the terms as they are now: nobody's lease is the shorter because a change had to wait."""

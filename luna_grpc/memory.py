@@ -184,8 +184,10 @@ class MemoryStore:
         evicted = 0
         if now >= self._leases.held_until:
             for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
-                self._remove(self._registrations[instance_id], ITSELF)
-                evicted += 1
+                registration = self._registrations[instance_id]
+                if not registration.changing:  # else it may come back, and would find its place taken
+                    self._remove(registration, ITSELF)
+                    evicted += 1
         return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit)
 
     # The steps that the changes are made of
