@@ -158,7 +158,7 @@ class RestServer:
         lines = ["ok" if self.ready else "not ready"]
         if "verbose" in request.query:
             lines.append(f"serving: {'yes' if self.ready else 'no, starting or stopping'}")
-            lines.append(f"instances: {registry.store.count()}")
+            lines.append(f"instances: {'not all read yet' if registry.loading else registry.store.count()}")
             lines.append(f"heartbeats: {registry.heartbeats} since the start")
             lines.append(f"warming: {'yes, watchers of an earlier run are not yet told who is gone' if registry.warming else 'no'}")
         return text_answer("\n".join(lines) + "\n", status=200 if self.ready else 503)

@@ -191,12 +191,9 @@ class Registry:
         if registration is None:
             raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
         actor.user.check_covers(beat.instance_id, registration.instance.info.name)
-        alive = registration.live and beat.generation in (0, registration.instance.generation)
-        if alive:
-            # At once: that it is alive does not depend on what becomes of the rest.
+        if registration.live and beat.repeats(registration.instance) and not registration.changing:
             self.renew((registration,), actor.door, holder)
-            if beat.repeats(registration.instance) and not registration.changing:
-                return registration
+            return registration
         changed = await self.store.change(
             beat.instance_id,
             generation=beat.generation,
@@ -205,8 +202,7 @@ class Registry:
             terms=self._terms(actor.door, holder),
             actor=actor,
         )
-        if not alive:
-            self._heard(1, actor.door, holder)
+        self._heard(1, actor.door, holder)
         return changed
 
     async def deregister(self, instance_id: str, *, generation: int = 0, actor: Actor) -> None:

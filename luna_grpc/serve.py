@@ -7,6 +7,7 @@ is left is written, and the process ends. On SIGHUP the users file and the TLS f
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import sys
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TextIO
+from typing import Final, TextIO, cast
 
 import structlog
 import uvloop
@@ -36,6 +37,8 @@ from luna_grpc.store import Capacity
 from luna_grpc.sweeper import Timings, sweep_forever
 from luna_grpc.throttle import Throttle
 from luna_grpc.tls import Certificates, Files, Identity
+
+STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.get_logger("luna")
 
@@ -72,22 +75,26 @@ def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
     files.raise_limit()
     for warning in files.warnings(settings.max_connections):
         log.warning(warning)
-    uvloop.run(_serve(settings, stdout))
+    with suppress(asyncio.CancelledError):  # asked to stop before it was ready
+        uvloop.run(_serve(settings, stdout))
 
 
 async def _serve(settings: Settings, stdout: TextIO) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loop, starting = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+    for number in STOP:
+        loop.add_signal_handler(number, starting.cancel)
     async with running(settings) as server:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator, server.certificates)
+        stop = asyncio.Event()
+        for number in STOP:
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator, server.certificates)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "http" if server.certificates is None else "https"
         print(f"luna: ready rest={scheme}://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
         server.sweeper.add_done_callback(lambda _: stop.set())
         await stop.wait()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP:
             signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
         log.info("stopping", instances=server.registry.store.count())
 
@@ -105,39 +112,35 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
     clock = Clock()
-    state_file = StateFile.open(settings.state_file) if settings.state_file else None
-    store = _store(settings, clock, state_file, warming=policy.warmup > 0)
-    registry = Registry(store, clock, policy)
     authenticator = _authenticator(settings)
     certificates = _certificates(settings)
     identity = certificates.identity if certificates is not None else None
     connections = files.connections(settings.max_connections)
-    grpc_server = GrpcServer(registry, authenticator, settings, connections)
-    rest_server = RestServer(registry, authenticator, settings, connections)
-    timings = Timings()
-    rest_server.metrics = Metrics(
-        registry,
-        authenticator,
-        timings,
-        state_file,
-        heartbeat_streams=grpc_server.service.heartbeat_streams,
-        watches=grpc_server.service.watches,
-        refusals={Door.GRPC: grpc_server.refusals, Door.REST: rest_server.refusals},
-        in_flight=rest_server.in_flight,
-    )
     async with AsyncExitStack() as stack:
-        if isinstance(store, DurableStore):
-            stack.push_async_callback(store.close)
         stack.callback(authenticator.close)
-        stack.push_async_callback(_stop, grpc_server, rest_server)
+        store = await stack.enter_async_context(_store(settings, clock, warming=policy.warmup > 0))
+        registry = Registry(store, clock, policy)
         registry.loading = True
+        grpc_server = GrpcServer(registry, authenticator, settings, connections)
+        rest_server = RestServer(registry, authenticator, settings, connections)
+        timings = Timings()
+        rest_server.metrics = Metrics(
+            registry,
+            authenticator,
+            timings,
+            store.file if isinstance(store, DurableStore) else None,
+            heartbeat_streams=grpc_server.service.heartbeat_streams,
+            watches=grpc_server.service.watches,
+            refusals={Door.GRPC: grpc_server.refusals, Door.REST: rest_server.refusals},
+            in_flight=rest_server.in_flight,
+        )
+        stack.push_async_callback(_stop, grpc_server, rest_server)
         with _refusal("REST", "port", settings.port, settings.host):
             rest_port = await rest_server.start(settings.host, settings.port, identity)
         with _refusal("gRPC", "grpc_port", settings.grpc_port, settings.host):
             grpc_port = await grpc_server.start(settings.host, settings.grpc_port, identity)
         if isinstance(store, DurableStore):
-            await store.load(policy.rest_ttl)
-            log.info("state file read", path=settings.state_file, instances=store.count())
+            await _load(store, policy)
         if logging.getLogger().isEnabledFor(logging.INFO):
             store.feed.observe(ChangeLog())
         registry.loading = False
@@ -200,11 +203,27 @@ def _reload_users(settings: Settings, authenticator: Authenticator) -> None:
         log.info("users file reloaded", path=settings.users_file)
 
 
-def _store(settings: Settings, clock: Clock, file: StateFile | None, *, warming: bool) -> MemoryStore:
+@asynccontextmanager
+async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIterator[MemoryStore]:
     capacity = Capacity(settings.max_instances, settings.max_instances_per_service)
-    if file is None:
-        return MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
-    return DurableStore(clock, file, evict_after=settings.evict_after, capacity=capacity, warming=warming)
+    if not settings.state_file:
+        yield MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
+        return
+    file = StateFile.open(settings.state_file)
+    store = DurableStore(clock, file, evict_after=settings.evict_after, capacity=capacity, warming=warming)
+    # Before anyone can be kept waiting by it: so the collector has little to walk while the file is read.
+    gc.collect()
+    gc.freeze()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _load(store: DurableStore, policy: LeasePolicy) -> None:
+    log.info("state file made" if store.file.fresh else "reading state file", path=store.file.path)
+    await store.load(policy.rest_ttl)
+    log.info("state file read", path=store.file.path, instances=store.count(), epoch=store.epoch)
 
 
 async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:

@@ -1,7 +1,8 @@
 """Where registrations are kept: the seam between the use cases and an engine.
 
 A store keeps registrations, declares leases ended and publishes every visible change to its feed, in this order: the change is
-made, the feed is told, the call returns. What a call raises, it has not done.
+made, the feed is told, the call returns. What a call raises, it has not done, but for one thing: a change is also a heartbeat, and
+as such it counts at once, even if what it changes cannot be kept.
 
 Changing (`register`, `change`, `end`, `deregister`, `sweep`) may suspend, because another engine may have to be asked; each such
 call is atomic, so the decision is made by the engine and not by its caller. Reading and renewing are synchronous and local.
@@ -172,6 +173,7 @@ class Store(Protocol):
             PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
             ResourceExhaustedError: the id is new and the store is full, or new in the service and that is full. What takes
                 the place of another instance of the same service is never refused for this.
+            UnavailableError: it cannot be kept now; the same holds for `change` and `deregister`.
 
         """
 
@@ -185,7 +187,7 @@ class Store(Protocol):
         terms: Terms,
         actor: Actor,
     ) -> Registration:
-        """Renew, bring back an ended lease, and replace what is not None.
+        """Renew, bring back an ended lease, and replace what is not None; the first two at once, before any suspension.
 
         A changed name is published as REMOVED and UPSERTED; a renewal that changes nothing visible is not published.
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Self, TypeAlias, cast
 
 import grpc
+import pytest
 from aiohttp import ClientSession
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
@@ -150,6 +151,23 @@ async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = No
             process.send_signal(signal.SIGCONT)
             process.kill()
         await process.wait()
+
+
+async def refused(*flags: str, env: dict[str, str] | None = None) -> tuple[int | None, list[str]]:
+    """Start a server that is not to start; return its exit code and the lines on stderr."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "luna_grpc", "serve", *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**clean_environment(), **(env or {})},
+    )  # fmt: skip
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        pytest.fail(f"it started: {flags} {env}")
+    assert stdout == b""
+    assert b"Traceback" not in stderr
+    return process.returncode, stderr.decode().splitlines()
 
 
 def clean_environment() -> dict[str, str]:
