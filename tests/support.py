@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,9 +70,9 @@ class _ChannelWithCredentials:
         await self._inner.close()
 
 
-def channel(address: str, header: str | None = None) -> grpc.aio.Channel:
+def channel(address: str, header: str | None = None, *, options: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
     """Return a connection of its own to a server, which sends credentials with every call."""
-    inner = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    inner = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *options])
     return cast("grpc.aio.Channel", _ChannelWithCredentials(inner, basic() if header is None else header))
 
 
