@@ -10,9 +10,9 @@ from multidict import CIMultiDict
 
 from gateway import views
 from luna_grpc.access import User
-from luna_grpc.model import Actor, Door, Instance, check_instance_id
+from luna_grpc.model import Actor, Door, check_instance_id
 from luna_grpc.registry import Beat, Registry
-from luna_grpc.store import Echo, Registration
+from luna_grpc.store import Echo, Registration, Service
 
 SLICE: Final = 500
 """Instances written before others get their turn: some 2 ms."""
@@ -64,11 +64,8 @@ class Api:
         return web.Response(text="OK")
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
-        """Show all services as they are at this moment, however long it takes to write them."""
-        services = [
-            (views.service(service), [(each.instance, each.last_heartbeat) for each in service.registrations])
-            for service in self._registry.services()
-        ]
+        """Show all services that there are at this moment, however long it takes to write them."""
+        services = [(service.name, list(service.registrations)) for service in self._registry.services()]
         response = web.Response(body=_written(services), headers=_JSON)
         if request.version < HttpVersion11:  # only the end of the connection tells it that the list is over
             response.force_close()
@@ -80,19 +77,20 @@ class Api:
         return _json(views.whole(views.service(service), [_current(registration) for registration in service.registrations]))
 
 
-async def _written(services: Iterable[tuple[dict[str, Any], list[tuple[Instance, int]]]]) -> AsyncIterator[bytes]:
+async def _written(services: Iterable[tuple[str, list[Registration]]]) -> AsyncIterator[bytes]:
     """Write services, and let others have their turns."""
     parts: list[bytes] = []
     before, unsent = b"[", 0
-    for service, moments in services:
+    for name, registrations in services:
         instances: list[bytes] = []
-        for start in range(0, len(moments), SLICE):
-            part = moments[start : start + SLICE]
-            instances += [views.instance(*moment) for moment in part]
+        for start in range(0, len(registrations), SLICE):
+            part = registrations[start : start + SLICE]
+            instances += map(_current, part)
             unsent += len(part)
             if unsent >= SLICE:
                 await asyncio.sleep(0)
-        parts.append(before + views.whole(service, instances))
+        service = Service(name, registrations, sum(each.instance.up for each in registrations))
+        parts.append(before + views.whole(views.service(service), instances))
         before = b","
         if unsent >= SLICE:
             yield b"".join(parts)
