@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 
 import grpc
 from aiohttp import ClientError, ClientSession, ClientTimeout
-
 from harness import INSTANCES
+
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import Stub, channel, instance_json
@@ -65,10 +65,6 @@ class Client:
         self.alive_at = time.monotonic()
         self._attempts = 0
 
-    def _learn(self, lease: pb.Lease) -> None:
-        if not self._fixed:
-            self.every = lease.heartbeat_interval.ToTimedelta().total_seconds()
-
 
 class GrpcClient(Client):
     """Registers over gRPC."""
@@ -95,7 +91,9 @@ class GrpcClient(Client):
 
     def _hear(self, lease: pb.Lease) -> bool:
         """Take note of the terms; return whether the registry still remembers what this client registered."""
-        self._learn(lease)
+        self._attempts = 0
+        if not self._fixed:
+            self.every = lease.heartbeat_interval.ToTimedelta().total_seconds()
         known, self._epoch = self._epoch in ("", lease.epoch), lease.epoch
         return known
 

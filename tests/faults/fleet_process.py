@@ -1,49 +1,45 @@
-"""Many stream clients in a process of its own: it says on each line of its input how they are, and ends with it.
+"""Many stream clients in a process of its own, which ends with its input.
 
-Usage: fleet_process.py ADDRESS CONNECTIONS STREAMS. Each connection has so many streams of one instance.
+Each line of the input is a moment, in monotonic seconds; the answer, a line of JSON, says how the clients have been since then.
+
+Usage: fleet_process.py ADDRESS CONNECTIONS STREAMS. Each connection has so many streams, of one instance each.
 """
 
 import asyncio
 import json
 import sys
-import time
 from collections import Counter
 from contextlib import AsyncExitStack
+from typing import Final
 
 import fleet
+
 from luna_grpc.v1 import registry_pb2_grpc
 from support import channel
 
-# The clients wait for a random time themselves; their connections need not wait much longer on top.
-RECONNECT = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 1000))
+RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 1000))
+"""The clients wait for a random time themselves; their connections need not wait much longer on top."""
 
 
 async def main(address: str, connections: int, streams: int) -> None:
     """Run the clients."""
-    began = time.monotonic()
+    clients: list[fleet.StreamClient] = []
     async with AsyncExitStack() as stack:
-        clients: list[fleet.StreamClient] = []
         for number in range(connections):
             stub = registry_pb2_grpc.RegistryStub(await stack.enter_async_context(channel(address, options=RECONNECT)))
             ids = [f"fleet-{number}:localhost:{port + 1}" for port in range(streams)]
             clients += [fleet.StreamClient(fleet.shared_connection(stub), [instance_id]) for instance_id in ids]
         await stack.enter_async_context(fleet.running(clients))
         while line := await asyncio.to_thread(sys.stdin.readline):
-            since = float(line)
-            print(json.dumps(_seen(clients, since, time.monotonic() - began)), flush=True)
+            sys.stdout.write(json.dumps(_seen(clients, float(line))) + "\n")
+            sys.stdout.flush()
 
 
-def _seen(clients: list[fleet.StreamClient], since: float, age: float) -> dict[str, object]:
-    troubles: Counter[str] = Counter()
-    for client in clients:
-        troubles += client.troubles
+def _seen(clients: list[fleet.StreamClient], since: float) -> dict[str, object]:
     return {
         "alive": sum(client.alive_at > since for client in clients),
-        "first": min(client.alive_at for client in clients),
-        "last": max(client.alive_at for client in clients),
         "registered": sum(client.registered for client in clients),
-        "troubles": troubles,
-        "busy": round(time.process_time() / age, 2),
+        "troubles": sum((client.troubles for client in clients), Counter()),
     }
 
 
