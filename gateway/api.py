@@ -64,7 +64,7 @@ class Api:
         return text_answer("OK")
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
-        """Show all services as they are at this moment, however long it takes to write them."""
+        """Show all services that there are at this moment, however long it takes to write them."""
         response = web.Response(body=await self._lists.services(), headers=JSON)
         if request.version < HttpVersion11:  # only the end of the connection tells it that the list is over
             response.force_close()

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -71,9 +71,11 @@ class _ChannelWithCredentials:
         await self._inner.close()
 
 
-def channel(address: str, header: str | None = None, tls: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+def channel(
+    address: str, header: str | None = None, tls: grpc.ChannelCredentials | None = None, *, options: Sequence[tuple[str, int]] = ()
+) -> grpc.aio.Channel:
     """Return a connection of its own to a server, which sends credentials with every call; none when `header` is empty."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    options = [("grpc.use_local_subchannel_pool", 1), *options]
     if tls is None:
         inner = grpc.aio.insecure_channel(address, options=options)
     else:
