@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Final, TextIO
 
 import structlog
@@ -55,13 +56,14 @@ def configure(level: str, stream: TextIO = sys.stderr) -> None:
 class _Few:
     """Lets no more than `MOST_A_SECOND` pass in a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self._second = 0
         self._passed = 0
 
     def passes(self) -> bool:
         """Whether one more may pass."""
-        second = int(time.monotonic())
+        second = int(self._now())
         self._passed = self._passed + 1 if second == self._second else 1
         self._second = second
         return self._passed <= MOST_A_SECOND
@@ -70,8 +72,8 @@ class _Few:
 class ChangeLog:
     """Writes a line for each change; when many leases end at once, for the first of them."""
 
-    def __init__(self) -> None:
-        self._few = _Few()
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._few = _Few(now)
 
     def __call__(self, event: Event) -> None:
         """Note a change."""
@@ -97,8 +99,8 @@ class FailedLogins:
     Of what was sent it tells the name of a user whom there is, and nothing else: it may be a password, typed into the wrong field.
     """
 
-    def __init__(self) -> None:
-        self._few = _Few()
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._few = _Few(now)
 
     def __call__(self, peer: str, user: str | None, failures: int) -> None:
         """Note a failed login, the `failures`th since the start; `user` None: there is no such user."""

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 from luna_grpc.clock import Clock
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason, shown
+from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason, shown
 from luna_grpc.store import Capacity, Registration, Service, Swept, Terms, Totals
-from luna_grpc.watch import Change, Event, EventType, Feed
+from luna_grpc.watch import Event, EventType, Feed
 
 NEVER: Final = 0.0
 """As `evict_after`: instances without a live lease stay for ever."""

@@ -73,6 +73,14 @@ class StatusReason(StrEnum):
     __hash__ = str.__hash__  # the one of Enum is written in Python, and each lease that ends looks something up
 
 
+class Change(StrEnum):
+    """What is new of an instance that is there."""
+
+    REGISTERED = "registered"
+    STATUS = "status changed"
+    OTHER = "changed"
+
+
 class OnDisconnect(StrEnum):
     """What happens to the instances of a heartbeat stream when it breaks."""
 

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
 
-from luna_grpc.model import Actor, Instance
+from luna_grpc.model import Actor, Change, Instance
 
 LOG_CAPACITY: Final = 10_000
 """The most events in the log."""
@@ -44,15 +44,7 @@ class EventType(StrEnum):
     REMOVED = "REMOVED"
 
 
-_REMOVED: Final = EventType.REMOVED
-
-
-class Change(StrEnum):
-    """What is new when an instance is UPSERTED."""
-
-    REGISTERED = "registered"
-    STATUS = "status changed"
-    OTHER = "changed"
+_REMOVED: Final = EventType.REMOVED  # see _OK in luna_grpc.model
 
 
 class Event:

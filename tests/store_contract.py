@@ -6,9 +6,9 @@ import pytest
 
 from luna_grpc.access import Role, User
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
-from luna_grpc.model import Actor, Door, Info, ServiceStatus, Status, StatusReason
+from luna_grpc.model import Actor, Change, Door, Info, ServiceStatus, Status, StatusReason
 from luna_grpc.store import Registration, Store, Swept, Terms, Totals
-from luna_grpc.watch import Change, Event, EventType
+from luna_grpc.watch import Event, EventType
 
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
 TTL = 30.0

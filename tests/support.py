@@ -134,12 +134,14 @@ class Luna:
 
 
 @asynccontextmanager
-async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context."""
+async def luna(
+    *flags: str, env: Mapping[str, str] = {}, stderr: int | None = None, program: Sequence[str] = ("-m", "luna_grpc")
+) -> AsyncIterator[Luna]:
+    """Run `luna serve` on free ports until the end of the context; `program` is what Python is to run as `luna`."""
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
+        sys.executable, *program, "serve", *ports, *flags,
         stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env},
     )  # fmt: skip
     try:
