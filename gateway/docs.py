@@ -5,7 +5,7 @@ The page is complete without JavaScript: words, examples and commands to copy. I
 
 import json
 import shlex
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import orjson
@@ -100,8 +100,10 @@ def _rules(schema: Part) -> str:
         return f"whole number, {schema['minimum']} to {schema['maximum']}"
     if kind == "object":
         return f"object of at most {schema['maxProperties']} strings" if "maxProperties" in schema else "object"
-    least, most = schema.get("minLength", 0), schema.get("maxLength")
-    return "text" if most is None else f"text, {least} to {most} characters"
+    if "maxLength" not in schema:
+        return "text"
+    least = f"{schema['minLength']} to" if "minLength" in schema else "at most"
+    return f"text, {least} {schema['maxLength']} characters"
 
 
 def _contents(answers: Part) -> list[Part]:
@@ -130,9 +132,10 @@ def _command(operation: Part, origin: str, user: str) -> str:
         elif value:
             query.append(f"{parameter['name']}={value}")
     url = origin + path + ("?" + "&".join(query) if query else "")
-    words: list[Any] = ["curl", "-i"]
+    words = ["curl", "-i"]
     words += [] if operation["open"] else ["-u", f"{user}:"]
     words += [] if operation["method"] == "GET" else ["-X", operation["method"]]
     words += ["-H", f"Accept: {operation['accepts'][0]}"] if len(operation["accepts"]) > 1 else []
+    words.append(url)
     words += ["--data-raw", operation["body"]] if operation["body"] else []
-    return " ".join(map(shlex.quote, [*words, url]))
+    return shlex.join(words)

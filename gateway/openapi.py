@@ -120,8 +120,8 @@ def _paths() -> Part:
         "/registry/v1/services/json": {
             "get": _operation("listServices", "Services", "List all services", ok=_ok(_SERVICES)),
         },
-        "/registry/v1/services/": {"get": _services("showServices")},
-        "/registry/v1/services": {"get": _services("showServicesWithoutSlash")},
+        "/registry/v1/services/": {"get": _services("showServices", "Show all services, as the panel or as JSON")},
+        "/registry/v1/services": {"get": _services("showServicesToo", "The same, without the slash at its end")},
         "/registry/v1/services/{name}": {
             "get": _operation(
                 "getService",
@@ -185,11 +185,11 @@ def _heartbeat() -> Part:
     )
 
 
-def _services(operation_id: str) -> Part:
+def _services(operation_id: str, summary: str) -> Part:
     return _operation(
         operation_id,
         "Services",
-        "Show all services, as the panel or as JSON",
+        summary,
         "JSON for whoever prefers it in the `Accept` header.",
         parameters=[_PAGE],
         ok=_negotiated(_SERVICES),

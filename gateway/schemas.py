@@ -25,7 +25,7 @@ from luna_grpc.model import (
 Schema: TypeAlias = dict[str, Any]
 
 EXAMPLE_ID: Final = "orders:localhost:8080"
-# Patterns that every dialect of regular expressions reads alike: what they cannot say, a format of ours names and the words explain.
+# Patterns that every dialect of regular expressions reads alike; what they cannot say, a format of ours names and words explain.
 _PRINTABLE: Final = {"format": "printable", "pattern": r"^\S(?:.*\S)?$"}
 _TEXT: Final = {"pattern": r"^[^\u0000]*$"}
 _MOMENT: Final = {"type": "integer", "format": "int64", "minimum": 0, "description": "Milliseconds since the epoch."}
@@ -44,8 +44,8 @@ NAME: Final[Schema] = {
     "maxLength": MAX_NAME,
     **_PRINTABLE,
     "not": {"enum": sorted(RESERVED_NAMES)},
-    "description": "The name of the service, which need not be the serviceName of the id. Only characters that can be shown, and no "
-    "space at either end.",
+    "description": "The name of the service, which need not be the serviceName of the id. Only characters that can be shown, and "
+    "no space at either end.",
     "examples": ["orders"],
 }
 _INPUT: Final[Schema] = {
@@ -122,8 +122,8 @@ _ANSWER: Final[Schema] = {
 }
 EXAMPLE_INPUT: Final = {
     "instanceId": EXAMPLE_ID,
-    **{field: _INPUT[field]["examples"][0] for field in _INPUT if field not in {"instanceId", "name"}},
-    "name": NAME["examples"][0],
+    "name": "orders",
+    **{field: said["examples"][0] for field, said in _INPUT.items() if "examples" in said},
 }
 """An instance that can be registered."""
 EXAMPLE_INSTANCE: Final = {

@@ -37,8 +37,9 @@ function commandOf({ url, method, headers, body }, user) {
   if (user !== undefined) words.push("-u", `${user}:`);
   if (method !== "GET") words.push("-X", method);
   if (headers.Accept) words.push("-H", `Accept: ${headers.Accept}`);
+  words.push(url);
   if (body) words.push("--data-raw", body);
-  return [...words, url].map(quoted).join(" ");
+  return words.map(quoted).join(" ");
 }
 
 /** Return the body of an answer as it is shown: JSON with line breaks, and not without end. */

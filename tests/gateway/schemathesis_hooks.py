@@ -3,7 +3,6 @@
 Loaded by the process of schemathesis.
 """
 
-import os
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,21 +31,15 @@ schemathesis.openapi.format("http-url", URLS)
 
 
 @schemathesis.hook
-def filter_case(_: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+def filter_case(_: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
     """Leave out what is another path: `/services/json` is not the service of that name."""
     return (case.path_parameters or {}).get("name") not in RESERVED_NAMES
 
 
 @schemathesis.hook
-def map_case(_: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
-    """Say the same id in the body as in the path, where both are right."""
-    if case.meta.generation.mode.is_positive and isinstance(case.body, dict):
+def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], __: dict[str, Any]) -> None:
+    """Say the same id in the body as in the path where both are right, and have no live lease where one is to be registered."""
+    if case.meta is not None and case.meta.generation.mode.is_positive and isinstance(case.body, dict):
         case.body["instanceId"] = unquote(case.path_parameters["instanceId"])
-    return case
-
-
-@schemathesis.hook
-def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[str, Any]) -> None:
-    """Have no live lease where an instance is to be registered."""
-    if case.method.upper() == "POST" and "SCHEMATHESIS_AUTH" in os.environ:
+    if case.method.upper() == "POST":
         requests.delete(case.as_transport_kwargs()["url"], auth=("admin", ""), timeout=10)

@@ -45,6 +45,7 @@ async def get(rest: ClientSession, path: str = LIST) -> Page:
     for tag, attributes in page.elements:
         assert tag not in {"script", "style", "iframe", "object", "embed"}
         assert not any(name.startswith("on") or name == "style" for name in attributes)
+        assert urlsplit(attributes.get("href") or "").scheme in {"", "http", "https"}
     return page
 
 
