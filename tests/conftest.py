@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
+from playwright.async_api import Browser
 
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2_grpc
 from support import FakeClock, Stub, channel, session, settings_for_tests
+from visits import Visits, chromium, visits_of
 
 
 @pytest.fixture
@@ -35,3 +37,17 @@ async def stub(server: Running) -> AsyncIterator[Stub]:
     """Return a gRPC client of the server, with credentials."""
     async with channel(f"127.0.0.1:{server.grpc_port}") as open_channel:
         yield registry_pb2_grpc.RegistryStub(open_channel)
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Return a real browser, started once."""
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def visit(browser: Browser, server: Running) -> AsyncIterator[Visits]:
+    """Return what opens pages of the server, signed in."""
+    async with visits_of(browser, f"http://127.0.0.1:{server.rest_port}") as visit:
+        yield visit

@@ -273,11 +273,11 @@ async def a_slow_disk(house: House) -> None:
     store = house.server.registry.store
     assert isinstance(store, DurableStore)
     count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000) SELECT max(i) FROM n"
-    busy = store._file.write((count, ()))
+    busy = store.file.write((count, ()))
     registering = asyncio.create_task(house.register("a:h:1"))
 
     async def over() -> None:
-        store._file._connection.interrupt()
+        store.file._connection.interrupt()
         with suppress(Exception):
             await busy
         await asyncio.gather(registering, return_exceptions=True)
@@ -289,7 +289,7 @@ async def a_lost_disk(house: House) -> None:
     """Take the file away."""
     store = house.server.registry.store
     assert isinstance(store, DurableStore)
-    await asyncio.to_thread(Path(store._file.path).unlink)
+    await asyncio.to_thread(Path(store.file.path).unlink)
     with pytest.raises(grpc.aio.AioRpcError):
         await house.register("a:h:1")
 
