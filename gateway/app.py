@@ -33,6 +33,8 @@ CUT_OFF: Final = 0.1
 
 
 log: Final = logging.getLogger("luna.http")
+# A body that nobody wanted may be damaged; at the level of an error, strangers could fill the log with that.
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], web.RequestPayloadError)))
 
 
 class RestServer:

@@ -12,16 +12,13 @@ _TEXT: Final = ("text/plain", "text/*", "*/*")
 
 def prefers_html(request: web.Request) -> bool:
     """Whether a client asks for a page by name, as browsers do."""
-    accept = request.headers.get("Accept", "")
+    accept = request.headers.get("Accept", "").lower()
     return "text/html" in accept and not prefers_json(request)
 
 
 def prefers_json(request: web.Request) -> bool:
     """Whether a client wants JSON more than a page; who has no preference does not."""
-    accept = request.headers.get("Accept", "*/*")
-    if "json" not in accept:
-        return False
-    weights = _weights(accept)
+    weights = _weights(request.headers.get("Accept", "*/*").lower())
     return _quality(weights, _JSON) > _quality(weights, _HTML)
 
 
@@ -34,7 +31,7 @@ def prefers_openmetrics(request: web.Request) -> bool:
 def _weights(accept: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in accept.split(","):
-        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
         quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
         try:
             weights[media_type] = float(quality)

@@ -176,7 +176,7 @@ class Settings(BaseSettings):
         if not self.open_to_all or self.insecure or is_loopback(self.host):
             return self
         raise ValueError(
-            f"the password is empty, and others can reach {self.host}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
+            f"the password is empty, and others can reach {self.host!r}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
             "or allow it with LUNA_INSECURE=1"
         )
 

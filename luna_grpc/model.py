@@ -167,9 +167,9 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def shown(text: object, most: int = 80) -> str:
+def shown(text: str, most: int = 80) -> str:
     """Quote what someone sent for an error message, safely and not at length."""
-    quoted = ascii(text)
+    quoted = ascii(text[: most + 1])
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 

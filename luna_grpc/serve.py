@@ -100,8 +100,8 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
-    """Serve on both doors for as long as the context is open.
+async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Running]:
+    """Serve on both doors for as long as the context is open, by the time of the machine or of another clock.
 
     Raises:
         CannotListenError: a port cannot be had.
@@ -111,7 +111,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
-    clock = Clock()
+    clock = clock or Clock()
     authenticator = _authenticator(settings)
     certificates = _certificates(settings)
     identity = certificates.identity if certificates is not None else None

@@ -228,7 +228,7 @@ class Feed:
 
 
 def _fingerprint(names: frozenset[str]) -> str:
-    return blake2b("\0".join(sorted(names)).encode(), digest_size=8).hexdigest() if names else "all"
+    return blake2b(repr(sorted(names)).encode(), digest_size=8).hexdigest() if names else "all"
 
 
 class Watcher:

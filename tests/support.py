@@ -24,6 +24,8 @@ from luna_grpc.v1 import registry_pb2_grpc
 
 Channel: TypeAlias = grpc.aio.Channel
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
+SOAK = "LUNA_SOAK" in os.environ
+"""Whether tests are to take the time that they need; see docs/reliability.md."""
 READY = re.compile(r"luna: ready rest=(https?://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
 
 

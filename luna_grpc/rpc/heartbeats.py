@@ -177,7 +177,7 @@ class HeartbeatCall:
             return
         message.changes += 1
         self._changing[beat.instance_id] += 1
-        change = asyncio.create_task(self._change(beat, message))
+        change = asyncio.create_task(self._change(self._stream.bound(beat), message))
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
 

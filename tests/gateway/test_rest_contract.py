@@ -263,6 +263,17 @@ async def test_a_body_that_is_no_json_object(rest: ClientSession, method: str, b
     await refused(await rest.request(method, PATH, data=body), 400, "INVALID_ARGUMENT", "body")
 
 
+@pytest.mark.parametrize("field", ["instanceId", "name", "status", "balancerOptions", "metadata", "unknown"])
+async def test_a_field_of_great_depth(rest: ClientSession, field: str) -> None:
+    """400 like any other wrong value: what is refused is not written out. A field that is ignored is ignored."""
+    body = json.dumps(instance_json(ID, **{field: "deep"})).replace('"deep"', "[" * 1000 + "]" * 1000)
+    response = await rest.post(PATH, data=body)
+    if field == "unknown":
+        assert response.status == 201
+    else:
+        await refused(response, 400, "INVALID_ARGUMENT", field)
+
+
 async def test_a_body_in_another_encoding_than_its_headers_say(rest: ClientSession) -> None:
     """400, not a failure of ours."""
     response = await rest.put(PATH, data=b"no gzip", headers={"Content-Encoding": "gzip"})
