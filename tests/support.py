@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 
 import grpc
@@ -131,13 +132,15 @@ class Luna:
 
 
 @asynccontextmanager
-async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context."""
+async def luna(
+    *flags: str, env: Mapping[str, str] = {}, stderr: int | None = None, folder: Path | None = None
+) -> AsyncIterator[Luna]:
+    """Run `luna serve` on free ports until the end of the context; paths in flags are relative to `folder`."""
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env},
+        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env}, cwd=folder,
     )  # fmt: skip
     try:
         assert process.stdout is not None
