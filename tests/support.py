@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 
 import grpc
@@ -137,14 +138,20 @@ class Luna:
 
 @asynccontextmanager
 async def luna(
-    *flags: str, env: Mapping[str, str] = {}, stderr: int | None = None, program: Sequence[str] = ("-m", "luna_grpc")
+    *flags: str,
+    env: Mapping[str, str] = {},
+    stderr: int | None = None,
+    program: Sequence[str] = ("-m", "luna_grpc"),
+    folder: Path | None = None,
 ) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context; `program` is what Python is to run as `luna`."""
+    """Run `luna serve` on free ports until the end of the context; `program` is what Python is to run as `luna`, and
+    paths in flags are relative to `folder`.
+    """
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *program, "serve", *ports, *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env},
+        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env}, cwd=folder,
     )  # fmt: skip
     try:
         assert process.stdout is not None
