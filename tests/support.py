@@ -173,7 +173,7 @@ async def refused(*flags: str, env: dict[str, str] | None = None) -> tuple[int |
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**clean_environment(), **(env or {})},
     )  # fmt: skip
     try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
     except TimeoutError:
         process.kill()
         await process.communicate()
