@@ -144,8 +144,9 @@ async def luna(
     program: Sequence[str] = ("-m", "luna_grpc"),
     folder: Path | None = None,
 ) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context; `program` is what Python is to run as `luna`, and
-    paths in flags are relative to `folder`.
+    """Run `luna serve` on free ports until the end of the context.
+
+    `program` is what Python is to run as `luna`; paths in flags are relative to `folder`.
     """
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
