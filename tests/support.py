@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -126,17 +126,22 @@ class Luna:
 
 
 @asynccontextmanager
-async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context."""
+async def luna(
+    *flags: str, env: Mapping[str, str] = {}, stderr: int | None = None, within: Sequence[str] = (), patience: float = 30
+) -> AsyncIterator[Luna]:
+    """Run `luna serve` on free ports until the end of the context.
+
+    `within` is a command that is to run it and becomes it, `patience` are the seconds until it has to be ready.
+    """
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
+        *within, sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
         stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env},
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), patience)).decode()
         match = READY.fullmatch(line)
         assert match, f"the server printed {line!r}"
         yield Luna(process, match[1], f"{match[4]}:{match[5]}")

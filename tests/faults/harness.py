@@ -1,6 +1,7 @@
 """What the tests of faults share: watches that note when they heard what, and workers that can be killed."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,7 +20,14 @@ from support import Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
+SOAK = "LUNA_SOAK" in os.environ
+"""Whether the long forms are wanted: `make soak`."""
 T = TypeVar("T")
+
+
+def soak(short: T, long: T) -> T:
+    """Return how much is to be done: `short` in every run of the tests, `long` in `make soak`."""
+    return long if SOAK else short
 
 
 def seconds(moment: Timestamp) -> float:
