@@ -29,7 +29,8 @@ KEEPALIVE: Final = 75.0
 
 
 log: Final = logging.getLogger("luna.http")
-# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them.
+# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them, and they may hold
+# credentials.
 log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 

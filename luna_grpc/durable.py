@@ -88,7 +88,7 @@ class DurableStore(MemoryStore):
         registration = Registration(kept.instance, kept.owner, Terms(0.0, kept.last_heartbeat))
         registration.live = kept.instance.ended is None
         self._registrations[kept.instance.info.instance_id] = registration
-        self._join_service(registration)
+        self._services.join(registration)
         return registration
 
     # Changing
