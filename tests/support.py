@@ -148,8 +148,8 @@ async def luna(
 ) -> AsyncIterator[Luna]:
     """Run `luna serve` on free ports until the end of the context.
 
-    `program` is what Python is to run as `luna`; paths in flags are relative to `folder`. `within` is a command that is to run it and
-    becomes it, `patience` are the seconds until it has to be ready.
+    `program` is what Python is to run as `luna`; paths in flags are relative to `folder`. `within` is a command that is to run it
+    and becomes it, `patience` are the seconds until it has to be ready.
     """
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]

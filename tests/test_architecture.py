@@ -28,6 +28,7 @@ DOMAIN = [
     "memory",
     "model",
     "registry",
+    "services",
     "store",
     "streams",
     "throttle",

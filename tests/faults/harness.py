@@ -22,8 +22,6 @@ from support import SOAK, Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
-SOAK = "LUNA_SOAK" in os.environ
-"""Whether the long forms are wanted: `make soak`."""
 T = TypeVar("T")
 
 
