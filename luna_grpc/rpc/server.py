@@ -55,7 +55,7 @@ class GrpcServer:
         self.service = RegistryService(registry, settings, count)
         self._health = health.HealthService("", NAME, count=count)
         reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
-        guard = Guard(registry, authenticator, limits.Turns(settings.max_call_rate))
+        guard = Guard(registry, authenticator, limits.Turns())
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),
