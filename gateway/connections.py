@@ -15,6 +15,7 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gateway import errors
+from gateway.answers import JSON
 from luna_grpc.config import Settings
 from luna_grpc.errors import LunaError, ResourceExhaustedError, UnavailableError
 from luna_grpc.model import shown
@@ -254,7 +255,7 @@ class Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         status, words = self._what_is_wrong(exc)
         body = {"error": words, "code": errors.CODES.get(status, "INVALID_ARGUMENT")}
-        response = web.Response(status=status, body=orjson.dumps(body) + b"\n", headers=_JSON)
+        response = web.Response(status=status, body=orjson.dumps(body) + b"\n", headers=JSON)
         response.force_close()
         return response
 
@@ -298,13 +299,10 @@ class _Refused(asyncio.Protocol):
         self._connections.told -= 1
 
 
-_JSON: Final = {"Content-Type": "application/json; charset=utf-8"}
-
-
 def _written(status: int, body: dict[str, Any], retry_after: int = 0) -> bytes:
     """Write an answer, where there is no request that aiohttp could answer."""
     content = orjson.dumps(body) + b"\n"
-    headers = _JSON | {"Content-Length": str(len(content)), "Connection": "close"}
+    headers = dict(JSON) | {"Content-Length": str(len(content)), "Connection": "close"}
     if retry_after:
         headers["Retry-After"] = str(retry_after)
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]

@@ -22,6 +22,10 @@ CODES: Final = {
     431: "HEADERS_TOO_LARGE",
 }
 """For what HTTP alone refuses."""
+INTERNAL: Final = "INTERNAL"
+"""With 500: a bug."""
+ALL_CODES: Final = (*dict.fromkeys([*(error.code for error in STATUS), *CODES.values(), INTERNAL]),)
+"""Whatever a request can be refused with."""
 
 # Where the JSON calls a field of the model otherwise.
 _FIELDS: Final = {"instance_id": "instanceId", "weight": "balancerOptions.weight"}

@@ -1,11 +1,14 @@
-"""Long lists: of one moment, written in slices, and never so many at once that everything else waits for them.
+"""Long lists: written in slices, and never so many at once that everything else waits for them.
+
+Who is in a list is noted at one moment, and what is said of each service is noted when its turn comes, so a service never
+contradicts itself: noting everything of 100,000 instances at once would hold everyone for 40 ms, noting who there is takes 6 ms.
 
 Whoever asks for one thing has its answer in microseconds; a list takes milliseconds. So all lists and pages take turns, slice by
 slice: however many are asked for, a heartbeat waits for one slice.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 from weakref import finalize
 
 from aiohttp import web
@@ -13,10 +16,9 @@ from aiohttp import web
 from gateway import views
 from luna_grpc.access import User
 from luna_grpc.errors import UnavailableError
-from luna_grpc.model import Instance
 from luna_grpc.pacing import OneAtATime
 from luna_grpc.registry import Registry
-from luna_grpc.store import Service
+from luna_grpc.store import Registration, Service
 
 SLICE: Final = 500
 """Instances written before others get their turn: some 2 ms."""
@@ -24,8 +26,8 @@ SENT_AFTER: Final = 1
 """Seconds after which other lists may have been sent."""
 
 Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
-Noted: TypeAlias = tuple[dict[str, Any], list[tuple[Instance, int]]]
-"""A service, and its instances with their last heartbeats, as they were at one moment."""
+Noted: TypeAlias = tuple[str, list[Registration]]
+"""A service and who was in it at one moment."""
 
 
 class Lists:
@@ -47,7 +49,7 @@ class Lists:
         return waiting
 
     async def services(self) -> bytes | AsyncIterator[bytes]:
-        """Return an array of all services as they are at this moment; in parts, when it is long.
+        """Return an array of all services that there are at this moment; in parts, when it is long.
 
         Raises:
             UnavailableError: lists of too many instances are being sent.
@@ -75,10 +77,11 @@ class Lists:
             NotFoundError: no instance has this name.
 
         """
-        return b"".join([part async for part in self._in_turns(_written(*_noted(self._registry.service(name))))])
+        registrations = list(self._registry.service(name).registrations)
+        return b"".join([part async for part in self._in_turns(_written(name, registrations))])
 
     def _slices(self) -> Iterator[bytes]:
-        return _array([_noted(service) for service in self._registry.services()])
+        return _array([(service.name, list(service.registrations)) for service in self._registry.services()])
 
     def _sent(self, count: int) -> None:
         self._sending -= count
@@ -93,29 +96,27 @@ class Lists:
                 yield part
 
 
-def _noted(service: Service) -> Noted:
-    return views.service(service), [(each.instance, each.last_heartbeat) for each in service.registrations]
-
-
 def _array(services: Iterable[Noted]) -> Iterator[bytes]:
     """Write services, some `SLICE` instances at a time."""
     before, parts, unsent = b"[", list[bytes](), 0
-    for service, moments in services:
+    for name, registrations in services:
         parts.append(before)
         before = b","
-        for part in _written(service, moments):
+        for part in _written(name, registrations):
             parts.append(part)
             if not part:
                 yield b""
-        unsent += len(moments)
+        unsent += len(registrations)
         if unsent >= SLICE:
             yield b"".join(parts)
             parts, unsent = [], 0
     yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
 
 
-def _written(service: dict[str, Any], moments: list[tuple[Instance, int]]) -> Iterator[bytes]:
+def _written(name: str, registrations: list[Registration]) -> Iterator[bytes]:
     """Write a service; nothing comes as often as others are to have their turn."""
+    moments = [(each.instance, each.last_heartbeat) for each in registrations]
+    service = views.service(Service(name, registrations, sum(instance.up for instance, _ in moments)))
     instances: list[bytes] = []
     for start in range(0, len(moments), SLICE):
         if start:

@@ -51,6 +51,13 @@ class Settings(BaseSettings):
     max_failed_logins: int = Field(
         default=10, ge=0, description="Wrong logins taken from one address at a time; one more each second. 0: no limit."
     )
+    tls_cert: str = Field(
+        default="", description="File with the certificate of both doors and those between it and its CA, in PEM; empty: no TLS."
+    )
+    tls_key: str = Field(default="", description="File with the key of the certificate, in PEM, without a password.")
+    tls_client_ca: str = Field(
+        default="", description="File with CAs, in PEM; when set, both doors answer only clients with a certificate of one of them."
+    )
     insecure: bool = Field(default=False, description="Allow an empty password on addresses that others can reach.")
     allowed_hosts: Names = Field(
         default=(), description="With an empty password: further Host names to answer to, with commas between; * for any."
@@ -151,11 +158,22 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name)]
+        missing = [name for name in ("tls_cert", "tls_key") if given and name not in given]
+        if missing:
+            raise ValueError(
+                f"{flag(missing[0])} / {variable(missing[0])} is missing: {variable(given[0])} is set, and TLS takes a certificate "
+                "and its key"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_open_door(self) -> Self:
         if not self.open_to_all or self.insecure or is_loopback(self.host):
             return self
         raise ValueError(
-            f"the password is empty, and others can reach {self.host}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
+            f"the password is empty, and others can reach {self.host!r}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
             "or allow it with LUNA_INSECURE=1"
         )
 
@@ -168,8 +186,11 @@ class Settings(BaseSettings):
 
     @property
     def open_to_all(self) -> bool:
-        """Whether the password of the one user there is is empty."""
-        return not self.users_file and not self.auth_password.get_secret_value()
+        """Whether whoever reaches a door is let in: by the empty password of the one user there is.
+
+        With a users file or a client CA an empty password is nobody's.
+        """
+        return not self.users_file and not self.tls_client_ca and not self.auth_password.get_secret_value()
 
     @property
     def effective_warmup(self) -> float:

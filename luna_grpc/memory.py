@@ -3,19 +3,26 @@
 import secrets
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import Clock
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason, shown
-from luna_grpc.store import Capacity, Registration, Service, Swept, Terms
+from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason, shown
+from luna_grpc.store import Capacity, Registration, Service, Swept, Terms, Totals
 from luna_grpc.watch import Event, EventType, Feed
 
 NEVER: Final = 0.0
 """As `evict_after`: instances without a live lease stay for ever."""
+_DEADLINE: Final = attrgetter("deadline")
+# On Python 3.11, to name a member of an enum takes as long as to call a function; and 100,000 leases may end at once.
+_EXPIRED: Final = StatusReason.LEASE_EXPIRED
+_UPSERTED: Final = EventType.UPSERTED
+_STATUS: Final = Change.STATUS
+_OTHER: Final = Change.OTHER
 UNLIMITED: Final = Capacity()
 ROOM_AFTER: Final = 60
 """Seconds after which there may be room again in a store or a service that is full."""
@@ -65,6 +72,11 @@ class MemoryStore:
         self._registrations: dict[str, Registration] = {}
         self._services: dict[str, _Service] = {}
         self._names: list[str] = []  # the keys of _services, sorted
+        self._up = 0  # instances that are OK, of all services
+        self._services_up = 0
+        # How often the effective status of an instance has become OK, and DOWN for which reason.
+        self._went_up = 0
+        self._went_down = dict.fromkeys(StatusReason, 0)
         self._leases: LeaseQueue[Registration] = LeaseQueue()
         # Those without a live lease, with the moment of their eviction. All wait equally long, so they stand in its order.
         self._ended: dict[str, float] = {}
@@ -95,11 +107,20 @@ class MemoryStore:
         """Return how many instances are registered."""
         return len(self._registrations)
 
+    def totals(self) -> Totals:
+        """Return how many instances and services there are."""
+        return Totals(len(self._registrations), self._up, len(self._services), self._services_up)
+
+    def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
+        """Return how often the effective status of an instance has changed."""
+        down = {(Status.DOWN, reason): times for reason, times in self._went_down.items()}
+        return {(Status.OK, StatusReason.REPORTED): self._went_up, **down}
+
     def _present(self, names: frozenset[str]) -> Iterator[Event]:
         for name in sorted(names) if names else list(self._names):
             service = self._services.get(name)
             for registration in list(service.members.values()) if service else ():
-                yield Event(EventType.UPSERTED, registration.instance, registration.last_heartbeat)
+                yield Event(_UPSERTED, registration.instance, registration.last_heartbeat)
 
     # Renewing
 
@@ -215,8 +236,9 @@ class MemoryStore:
     async def sweep(self, now: float, limit: int) -> Swept:
         """End what has run out and evict what ended long ago."""
         due = self._leases.due(now, limit)
+        late = now - max(min(map(_DEADLINE, due)), self._leases.held_until) if due else 0.0
         for registration in due:
-            self._end(registration, StatusReason.LEASE_EXPIRED, now, ITSELF)
+            self._end(registration, _EXPIRED, now, ITSELF)
         evicted = 0
         if now >= self._leases.held_until:
             for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
@@ -224,7 +246,7 @@ class MemoryStore:
                 if not registration.changing:  # else it may come back, and would find its place taken
                     self._remove(registration, ITSELF)
                     evicted += 1
-        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit)
+        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit, late=late)
 
     # The steps that the changes are made of
 
@@ -261,29 +283,34 @@ class MemoryStore:
     def _update(self, registration: Registration, now: Instance, actor: Actor) -> None:
         """Let a registration take on another state, and tell."""
         was = registration.instance
+        change = now.up - was.up
+        if change:
+            self._note_status(now)
         if was.info.name == now.info.name:
             registration.instance = now
-            self._services[now.info.name].up += now.up - was.up
-            self.feed.publish(EventType.UPSERTED, now, registration.last_heartbeat, actor)
+            self._count_up(self._services[now.info.name], change)
         else:
             self._leave_service(was)
             self.feed.publish(EventType.REMOVED, was, registration.last_heartbeat, actor)
             registration.instance = now
             self._join_service(registration)
-            self.feed.publish(EventType.UPSERTED, now, registration.last_heartbeat, actor)
+        self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, _STATUS if change else _OTHER)
 
     def _place(self, held: Registration | None, registration: Registration, actor: Actor) -> None:
         """Put a new registration in the place of the one that held the id."""
-        info = registration.instance.info
+        now = registration.instance
+        info = now.info
         self._ended.pop(info.instance_id, None)
+        if held is not None and held.instance.up != now.up:
+            self._note_status(now)
         if held is not None and held.instance.info.name != info.name:
             self._leave_service(held.instance)
             self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
         elif held is not None:
-            self._services[info.name].up -= held.instance.up
+            self._count_up(self._services[info.name], -held.instance.up)
         self._registrations[info.instance_id] = registration
         self._join_service(registration)
-        self.feed.publish(EventType.UPSERTED, registration.instance, registration.last_heartbeat, actor)
+        self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, Change.REGISTERED)
 
     def _remove(self, registration: Registration, actor: Actor) -> None:
         registration.live = False
@@ -301,13 +328,28 @@ class MemoryStore:
             service = self._services[instance.info.name] = _Service()
             insort(self._names, instance.info.name)
         service.members[instance.info.instance_id] = registration
-        service.up += instance.up
+        self._count_up(service, instance.up)
 
     def _leave_service(self, instance: Instance) -> None:
         name = instance.info.name
         service = self._services[name]
         del service.members[instance.info.instance_id]
-        service.up -= instance.up
+        self._count_up(service, -instance.up)
         if not service.members:
             del self._services[name]
             del self._names[bisect_left(self._names, name)]
+
+    def _count_up(self, service: _Service, change: int) -> None:
+        """Note that so many more instances of a service are OK."""
+        self._up += change
+        was = service.up
+        service.up = now = was + change
+        if not (was and now):
+            self._services_up += bool(now) - bool(was)
+
+    def _note_status(self, now: Instance) -> None:
+        """Count that the effective status of an instance has changed."""
+        if now.up:
+            self._went_up += 1
+        else:
+            self._went_down[now.reason] += 1

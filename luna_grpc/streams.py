@@ -56,7 +56,7 @@ class HeartbeatStream:
         if instance_id in self._named or self._is_full:
             return None
         registration = self._store.get(instance_id)
-        if registration is not None and registration.live:
+        if registration is not None:
             self._bound[instance_id] = registration
         return registration
 
@@ -71,6 +71,10 @@ class HeartbeatStream:
         self._registry.renew((registration,), self._actor.door, self)
         return True
 
+    def bound(self, beat: Beat) -> Beat:
+        """Return a heartbeat for the generation that its id stands for now, whatever is said of the id before it is handled."""
+        return beat._replace(generation=self._generation(beat.instance_id))
+
     async def beat(self, beat: Beat) -> None:
         """Handle one heartbeat, whatever it says.
 
@@ -84,17 +88,15 @@ class HeartbeatStream:
                 f"this stream has named {self._most} instances, the most that one may (LUNA_MAX_INSTANCES_PER_STREAM): "
                 "open another stream for further ones; a new stream begins with none"
             )
-        self.bind(beat.instance_id, beat.generation)
-        generation = self._generation(beat.instance_id)
+        generation = beat.generation or self._generation(beat.instance_id)
         try:
-            registration = await self._registry.heartbeat(
-                Beat(beat.instance_id, generation, beat.status, beat.info), actor=self._actor, holder=self
-            )
+            registration = await self._registry.heartbeat(beat._replace(generation=generation), actor=self._actor, holder=self)
         except SupersededError:
-            self._bound.pop(beat.instance_id, None)
-            self._named[beat.instance_id] = generation
+            if self._stands_for(beat.instance_id, generation):
+                self._bound.pop(beat.instance_id, None)
+                self._named[beat.instance_id] = generation
             raise
-        if not self._closed:
+        if not self._closed and self._stands_for(beat.instance_id, registration.instance.generation):
             self._bound[beat.instance_id] = registration
             self._named.pop(beat.instance_id, None)
 
@@ -103,6 +105,7 @@ class HeartbeatStream:
 
         That is nobody, unless the stream broke, `on_disconnect` asks for it, and the registry itself was not deaf.
         """
+        self._registry.broken_streams += broken
         held = [registration for registration in self._bound.values() if self._holds(registration)]
         self._closed = True
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
@@ -119,7 +122,7 @@ class HeartbeatStream:
         """Deregister an instance; return whether it is gone, whoever did it."""
         instance = registration.instance
         try:
-            await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+            await self._registry.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
         except (NotFoundError, SupersededError):
             return True
         except LunaError:  # it cannot be removed now; then at least its lease ends
@@ -140,6 +143,10 @@ class HeartbeatStream:
 
     def _holds(self, registration: Registration) -> bool:
         return registration.live and registration.holder is self
+
+    def _stands_for(self, instance_id: str, generation: int) -> bool:
+        """Whether an id has not been bound to another generation meanwhile."""
+        return self._generation(instance_id) in (0, generation)
 
     def _generation(self, instance_id: str) -> int:
         registration = self._bound.get(instance_id)

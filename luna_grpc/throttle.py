@@ -65,4 +65,7 @@ def home(address: str) -> str:
         parsed = ip_address(address)
     except ValueError:
         return address
-    return str(ip_network((parsed, HOME), strict=False)) if isinstance(parsed, IPv6Address) else address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    # As a socket that listens for both kinds calls an IPv4 client.
+    return str(parsed.ipv4_mapped or ip_network((parsed, HOME), strict=False))

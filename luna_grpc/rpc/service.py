@@ -1,5 +1,6 @@
 """The rpcs of `luna.registry.v1.Registry`."""
 
+from collections import Counter
 from typing import Final
 
 from luna_grpc.access import Action
@@ -25,7 +26,9 @@ NAME: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 class RegistryService:
     """Converts in, calls the use case, converts out."""
 
-    def __init__(self, registry: Registry, settings: Settings, count: StreamCount) -> None:
+    def __init__(self, registry: Registry, settings: Settings, count: StreamCount, refusals: Counter[str]) -> None:
+        """`refusals` counts the heartbeats of streams that were refused, by the code of the answer."""
+        self._refusals = refusals
         self._registry = registry
         self._settings = settings
         self._listing = OneAtATime()
@@ -72,7 +75,8 @@ class RegistryService:
 
     async def stream_heartbeats(self, actor: Actor, context: Context) -> None:
         """Serve StreamHeartbeats."""
-        call = HeartbeatCall(HeartbeatStream(self._registry, actor, self._settings.max_instances_per_stream), self._lease, context)
+        stream = HeartbeatStream(self._registry, actor, self._settings.max_instances_per_stream)
+        call = HeartbeatCall(stream, self._lease, context, self._refusals)
         with self.heartbeat_streams.opened(call, actor):
             await call.run()
 

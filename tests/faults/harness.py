@@ -1,25 +1,51 @@
 """What the tests of faults share: watches that note when they heard what, and workers that can be killed."""
 
 import asyncio
+import json
+import math
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import grpc
+import pytest
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.v1 import registry_pb2 as pb
-from support import Stub, basic, clean_environment
+from support import SOAK, Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
 T = TypeVar("T")
+
+
+def soak(short: T, long: T) -> T:
+    """Return how much is to be done: `short` in every run of the tests, `long` in `make soak`."""
+    return long if SOAK else short
+
+
+def percentile(figures: Sequence[float], share: float) -> float:
+    """Return the figure that this share of them does not exceed."""
+    return sorted(figures)[max(0, math.ceil(share * len(figures)) - 1)]
+
+
+def memory(pid: int) -> int:
+    """Return the bytes of memory that a process takes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
+    """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
+    log.seek(0)
+    lines = [json.loads(line) for line in log]
+    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
 
 
 def seconds(moment: Timestamp) -> float:
@@ -30,7 +56,8 @@ def seconds(moment: Timestamp) -> float:
 def measured(record: Callable[[str, object], None], name: str, *figures: float) -> None:
     """Keep figures with the test's report, and show the span of them with `pytest -s`."""
     record(name, [round(figure, 4) for figure in figures])
-    sys.stdout.write(f"\n{name}: {min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f} ({len(figures)})\n")
+    span = f"{figures[0]:.3f}" if len(figures) == 1 else f"{min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f}"
+    sys.stdout.write(f"\n{name}: {span} ({len(figures)})\n")
 
 
 async def eventually(look: Callable[[], T | None], within: float, what: str) -> T:
@@ -199,3 +226,20 @@ async def workers(address: str, number: int) -> AsyncIterator[list[Worker]]:
     """Run several workers, which start up side by side."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(worker(address)) for _ in range(number)]
+
+
+async def refused(*flags: str, env: dict[str, str] | None = None) -> tuple[int | None, list[str]]:
+    """Start a server that is not to start; return its exit code and the lines on stderr."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "luna_grpc", "serve", *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**clean_environment(), **(env or {})},
+    )  # fmt: skip
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        pytest.fail(f"it started: {flags} {env}")
+    assert stdout == b""
+    assert b"Traceback" not in stderr
+    return process.returncode, stderr.decode().splitlines()
