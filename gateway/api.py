@@ -65,8 +65,10 @@ class Api:
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
         """Show all services that there are at this moment, however long it takes to write them."""
-        response = web.Response(body=await self._lists.services(), headers=JSON)
-        if request.version < HttpVersion11:  # only the end of the connection tells it that the list is over
+        body = await self._lists.services()
+        response = web.Response(body=body, headers=JSON)
+        if request.version < HttpVersion11 and not isinstance(body, bytes):
+            # Only the end of the connection tells it that the list is over.
             response.force_close()
         return response
 

@@ -22,8 +22,6 @@ from luna_grpc.store import Registration, Service
 
 SLICE: Final = 500
 """Instances written before others get their turn: some 2 ms."""
-PAUSE: Final = 0.002
-"""Seconds between two pages, each of which may take some 20 ms."""
 SENT_AFTER: Final = 1
 """Seconds after which other lists may have been sent."""
 
@@ -39,34 +37,35 @@ class Lists:
         self._registry = registry
         self._most = most
         self._sending = 0  # instances in the lists that are being sent
-        self._slices = OneAtATime(0.0)
-        self._pages = OneAtATime(PAUSE)
+        self._turn = OneAtATime()
 
     def in_turn(self, handler: Handler) -> Handler:
         """Let a page be made when it is its turn."""
 
         async def waiting(request: web.Request, user: User) -> web.Response:
-            async with self._pages:
+            async with self._turn:
                 return await handler(request, user)
 
         return waiting
 
-    async def services(self) -> AsyncIterator[bytes]:
-        """Return an array of all services that there are at this moment, in parts.
+    async def services(self) -> bytes | AsyncIterator[bytes]:
+        """Return an array of all services that there are at this moment; in parts, when it is long.
 
         Raises:
             UnavailableError: lists of too many instances are being sent.
 
         """
-        async with self._slices:
+        async with self._turn:
             count = self._registry.store.count()
+            if count <= SLICE:
+                return b"".join(self._slices())
             if self._sending and self._sending + count > self._most:
                 raise UnavailableError(
                     f"lists of {self._sending} instances are being sent, and {self._most} are the most (LUNA_MAX_LISTED): try "
                     "again in a second",
                     retry_after=SENT_AFTER,
                 )
-            parts = self._in_turns(_array([(service.name, list(service.registrations)) for service in self._registry.services()]))
+            parts = self._in_turns(self._slices())
             self._sending += count
             finalize(parts, self._sent, count).atexit = False  # also when nobody takes them to the end
         return parts
@@ -81,13 +80,16 @@ class Lists:
         registrations = list(self._registry.service(name).registrations)
         return b"".join([part async for part in self._in_turns(_written(name, registrations))])
 
+    def _slices(self) -> Iterator[bytes]:
+        return _array([(service.name, list(service.registrations)) for service in self._registry.services()])
+
     def _sent(self, count: int) -> None:
         self._sending -= count
 
     async def _in_turns(self, slices: Iterator[bytes]) -> AsyncIterator[bytes]:
         more = True
         while more:
-            async with self._slices:
+            async with self._turn:
                 part = next(slices, None)
             more = part is not None
             if part:

@@ -96,13 +96,10 @@ class Settings(BaseSettings):
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
     max_streams_per_connection: int = Field(
-        default=2_000, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
+        default=500, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
     )
     max_streams_per_address: int = Field(
         default=0, ge=0, description="The same, of one address; 0: no limit, because many may share an address."
-    )
-    max_call_rate: int = Field(
-        default=1_600, ge=0, description="Calls a second of one gRPC connection before they wait for those of others; 0: no limit."
     )
     max_connections: int | None = Field(
         default=None,

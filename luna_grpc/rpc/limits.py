@@ -14,12 +14,16 @@ CALLS_BESIDE: Final = 100
 waiting by the client. They also bound the calls of which no message ever comes, which reach no handler."""
 FREE_AFTER: Final = 5
 """Seconds after which another stream may have ended."""
-WINDOW: Final = 0.02
-"""Seconds over which calls are counted."""
+WINDOW: Final = 64
+"""Over how many calls it is counted who makes them."""
+MOST_OF_THEM: Final = 32
+ALONE_AFTER: Final = 1.0
+"""Seconds without a call from anyone else after which nobody need wait for them."""
 PAUSE: Final = 0.001
-"""Seconds in which calls of others are accepted before the next ones have their turn."""
-AT_A_TURN: Final = 3
-"""Calls that then have their turn: as many as can be made in about a millisecond, or the queue would form in gRPC's core."""
+"""Seconds between two turns, and"""
+ROUNDS: Final = 8
+"""rounds of the event loop: gRPC hands over one call in some four of them, so more come in than have their turn."""
+AT_A_TURN: Final = 2
 
 
 def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
@@ -88,50 +92,61 @@ def _less(counter: Counter[str], key: str) -> None:
 
 
 class Turns:
-    """Lets the calls of a connection that makes very many wait while others' are answered. `rate` is in calls a second, 0: any.
+    """Lets the calls of a connection that makes most of all calls wait while others' are answered.
 
-    gRPC's core hands calls over in the order in which they came, one at a time, and whoever has 2,000 under way has them all in
-    that queue in front of everybody's next one. Calls above the rate are taken out of it and kept here, connection by connection;
-    a few at a time have their turn, and in the pauses between the queue in the core runs empty.
+    gRPC's core hands calls over in the order in which they came, one at a time, and whoever has 2,000 under way has them in that
+    queue in front of everybody's next one. So the calls of such a connection are taken out of the queue and kept here; a few at a
+    time have their turn, and in between the queue in the core runs empty. Who is alone never waits.
     """
 
-    def __init__(self, rate: int) -> None:
-        self._most = max(1, round(rate * WINDOW)) if rate else 0
-        self._came: dict[str, int] = {}  # calls of each connection in this window
-        self._until = 0.0  # when the window ends, by the loop's clock
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the connection whose turn is next comes first
-        self._pump: asyncio.Task[None] | None = None
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._came: dict[str, int] = {}  # calls of each connection, of the last few of all
+        self._left = WINDOW
+        self._shared_until = 0.0  # until when it matters to someone else what a connection makes
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the connection whose turn is next comes first
+        self._giving: asyncio.Task[None] | None = None
 
     def is_due(self, peer: str) -> bool:
         """Count a call, and return whether it can be answered at once; else it has to `wait`."""
-        if not self._most:
-            return True
-        now = self._loop.time()
-        if now >= self._until:
-            self._until = now + WINDOW
-            self._came.clear()
+        if not self._left:
+            self._count_anew()
+        self._left -= 1
         came = self._came[peer] = self._came.get(peer, 0) + 1
-        return came * (1 + len(self._waiting)) <= self._most and peer not in self._waiting
+        return peer not in self._waiting and (came <= MOST_OF_THEM or self._loop.time() > self._shared_until)
+
+    def _count_anew(self) -> None:
+        if len(self._came) > 1:
+            self._shared_until = self._loop.time() + ALONE_AFTER
+        self._came.clear()
+        self._left = WINDOW
 
     async def wait(self, peer: str) -> None:
         """Return when it is the turn of this call."""
         turn = self._loop.create_future()
         self._waiting.setdefault(peer, deque()).append(turn)
-        if self._pump is None or self._pump.done():
-            self._pump = self._loop.create_task(self._give_turns())
+        if self._giving is None or self._giving.done():
+            self._giving = self._loop.create_task(self._give_turns())
         await turn
 
     async def _give_turns(self) -> None:
         while self._waiting:
             await asyncio.sleep(PAUSE)
+            for _ in range(ROUNDS):
+                await asyncio.sleep(0)
+            alone = self._loop.time() > self._shared_until
             given = 0
-            while self._waiting and given < AT_A_TURN:
-                peer, line = next(iter(self._waiting.items()))
-                del self._waiting[peer]
-                turn = line.popleft()
-                if line:
-                    self._waiting[peer] = line
-                if not turn.done():  # else the call was cancelled
-                    turn.set_result(None)
-                    given += 1
+            while self._waiting and (alone or given < AT_A_TURN):
+                given += self._give_turn()
+
+    def _give_turn(self) -> bool:
+        """Let the next one be answered; return whether there was one, and the call was not cancelled."""
+        peer, line = next(iter(self._waiting.items()))
+        del self._waiting[peer]
+        turn = line.popleft()
+        if line:
+            self._waiting[peer] = line
+        if turn.done():
+            return False
+        turn.set_result(None)
+        return True

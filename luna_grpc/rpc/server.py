@@ -62,8 +62,7 @@ class GrpcServer:
         self.service = RegistryService(registry, settings, count, self.refusals)
         self._health = health.HealthService("", NAME, count=count)
         reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
-        turns = limits.Turns(settings.max_call_rate)
-        guard = Guard(registry, authenticator, self.refusals, turns, certificates=bool(settings.tls_client_ca))
+        guard = Guard(registry, authenticator, self.refusals, limits.Turns(), certificates=bool(settings.tls_client_ca))
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),

@@ -22,9 +22,6 @@ from luna_grpc.v1 import registry_pb2 as pb
 
 NAME: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 
-PAUSE: Final = 0.002
-"""Seconds between two lists."""
-
 
 class RegistryService:
     """Converts in, calls the use case, converts out."""
@@ -34,7 +31,7 @@ class RegistryService:
         self._refusals = refusals
         self._registry = registry
         self._settings = settings
-        self._listing = OneAtATime(PAUSE)
+        self._listing = OneAtATime()
         self._lease = convert.lease(registry.policy, registry.store.epoch)
         self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
         self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
