@@ -1,32 +1,32 @@
 """The JSON routes of `/registry/v1`, as the original Luna's clients know them. The contract is docs/api.md."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final
-
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from gateway import views
 from gateway.answers import JSON, text_answer, written_json
+from gateway.body import decoded
+from gateway.lists import Lists
 from luna_grpc.access import User
-from luna_grpc.model import Actor, Door, Instance, check_instance_id
+from luna_grpc.model import Actor, Door, check_instance_id
 from luna_grpc.registry import Beat, Registry
 from luna_grpc.store import Echo, Registration
-
-SLICE: Final = 500
-"""Instances written before others get their turn: some 2 ms."""
 
 
 class Api:
     """The handlers; each is given a request and the user behind it."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, lists: Lists, max_body: int) -> None:
         self._registry = registry
+        self._lists = lists
+        self._max_body = max_body
 
     async def post_instance(self, request: web.Request, user: User) -> web.Response:
         """Register an instance."""
         instance_id = _instance_id(request)
-        info, status = views.read_instance(instance_id, await request.read())
+        body = await request.read()
+        if hdrs.CONTENT_ENCODING in request.headers:
+            body = self._decoded(request, body)
+        info, status = views.read_instance(instance_id, body)
         registration = await self._registry.register(info, status, actor=_actor(request, user))
         return written_json(_current(registration), status=201)
 
@@ -34,6 +34,8 @@ class Api:
         """Renew an instance's lease, and replace what is known of it; an empty body only renews."""
         instance_id = request.match_info["instanceId"]
         body = await request.read()
+        if hdrs.CONTENT_ENCODING in request.headers:
+            body = self._decoded(request, body)
         said = hash(body)
         known = self._registry.store.get(instance_id)
         if (
@@ -62,41 +64,20 @@ class Api:
         return text_answer("OK")
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
-        """Show all services as they are at this moment, however long it takes to write them."""
-        services = [
-            (views.service(service), [(each.instance, each.last_heartbeat) for each in service.registrations])
-            for service in self._registry.services()
-        ]
-        response = web.Response(body=_written(services), headers=JSON)
-        if request.version < HttpVersion11:  # only the end of the connection tells it that the list is over
+        """Show all services that there are at this moment, however long it takes to write them."""
+        body = await self._lists.services()
+        response = web.Response(body=body, headers=JSON)
+        if request.version < HttpVersion11 and not isinstance(body, bytes):
+            # Only the end of the connection tells it that the list is over.
             response.force_close()
         return response
 
     async def get_service(self, request: web.Request, _: User) -> web.Response:
         """Show one service."""
-        service = self._registry.service(request.match_info["name"])
-        return written_json(views.whole(views.service(service), [_current(registration) for registration in service.registrations]))
+        return written_json(await self._lists.service(request.match_info["name"]))
 
-
-async def _written(services: Iterable[tuple[dict[str, Any], list[tuple[Instance, int]]]]) -> AsyncIterator[bytes]:
-    """Write services, and let others have their turns."""
-    parts: list[bytes] = []
-    before, unsent = b"[", 0
-    for service, moments in services:
-        instances: list[bytes] = []
-        for start in range(0, len(moments), SLICE):
-            part = moments[start : start + SLICE]
-            instances += [views.instance(*moment) for moment in part]
-            unsent += len(part)
-            if unsent >= SLICE:
-                await asyncio.sleep(0)
-        parts.append(before + views.whole(service, instances))
-        before = b","
-        if unsent >= SLICE:
-            yield b"".join(parts)
-            parts.clear()
-            unsent = 0
-    yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
+    def _decoded(self, request: web.Request, body: bytes) -> bytes:
+        return decoded(body, request.headers[hdrs.CONTENT_ENCODING], self._max_body)
 
 
 def _current(registration: Registration) -> bytes:

@@ -11,6 +11,7 @@ together, on each heartbeat.
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, wraps
 from typing import Any, Final, TypeAlias
@@ -25,6 +26,7 @@ from gateway.answers import json_answer
 from gateway.drain import InFlight
 from gateway.negotiate import prefers_html
 from gateway.panel import error_page
+from luna_grpc import tls
 from luna_grpc.access import NOBODY, Action, User
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
@@ -36,6 +38,7 @@ Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
 """Answers a request of the user that comes with it."""
 Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
+_ABOUT_THE_BODY: Final = frozenset({web.HTTPRequestTimeout.status_code, web.HTTPRequestEntityTooLarge.status_code})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SITE: Final = istr("Sec-Fetch-Site")
 """Which browsers send to https and to loopback, and no page can set: same-origin, same-site, cross-site, or none."""
@@ -50,10 +53,14 @@ class Guard:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.in_flight = InFlight()
+        self.refusals = Counter(dict.fromkeys(errors.ALL_CODES, 0))
+        """How many requests were refused, by the code of the answer."""
         self._registry = registry
         self._authenticator = authenticator
+        self._certificates = bool(settings.tls_client_ca)
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._max_body, self._body_timeout = settings.max_body, settings.body_timeout
         self._addresses_too = settings.insecure  # asked for from elsewhere, and an address cannot be rebound
         # Clients name the same few hosts over and over.
         self._is_foreign = lru_cache(maxsize=1024)(self._is_foreign_host)
@@ -92,12 +99,20 @@ class Guard:
 
         Raises:
             PermissionDeniedError: the Host name or the origin is not one to be answered.
-            LunaError: see `Authenticator.verified`.
+            LunaError: see `Authenticator.verified` and `Authenticator.certified`.
 
         """
         self._check_origin(request)
         authorization = request.headers.get(hdrs.AUTHORIZATION)
-        return self._authenticator.known(authorization) or await self._authenticator.verified(authorization, request.remote or "")
+        user = self._authenticator.known(authorization)
+        if user is not None:
+            return user
+        if authorization is None and self._certificates:
+            return self._certified(request)
+        return await self._authenticator.verified(authorization, request.remote or "")
+
+    def _certified(self, request: web.Request) -> User:
+        return self._authenticator.certified(tls.names(request.get_extra_info("peercert")))
 
     def preflight(self, request: web.Request) -> bool:
         """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
@@ -179,15 +194,18 @@ class Guard:
                 encoding = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
                 return self._refusal(request, errors.status(encoding), errors.body(encoding))
             case web.HTTPException():
-                response = self._refusal(request, error.status, _words(request, error))
+                response = self._refusal(request, error.status, self._words(request, error))
+                if error.status == web.HTTPRequestTimeout.status_code:
+                    response.force_close()  # what is left of the body may still come
                 if hdrs.ALLOW in error.headers:
                     response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
                 return response
             case _:
                 log.error("failed", method=request.method, path=request.path, exc_info=error)
-                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": errors.FAILED})
+                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": errors.INTERNAL})
 
     def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
+        self.refusals[body["code"]] += 1
         if prefers_html(request):
             response = error_page(status, body["error"], signed_in=self._is_signed_in(request))
         else:
@@ -196,16 +214,39 @@ class Guard:
             response.headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE
         return response
 
+    def _words(self, request: web.Request, error: web.HTTPException) -> dict[str, Any]:
+        words = {
+            404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
+            "/registry/v1/services/",
+            405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
+            408: f"the body did not come to an end within {self._body_timeout:g} s (LUNA_BODY_TIMEOUT)",
+            413: f"the body is larger than {self._max_body} bytes (LUNA_MAX_BODY)",
+        }.get(error.status, error.reason)
+        answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}
+        if error.status in _ABOUT_THE_BODY:
+            answer["field"] = "body"
+        return answer
+
     def _is_signed_in(self, request: web.Request) -> bool:
+        authorization = request.headers.get(hdrs.AUTHORIZATION)
         try:
             self._check_origin(request)
+            user = (
+                self._certified(request)
+                if authorization is None and self._certificates
+                else self._authenticator.known(authorization)
+            )
         except LunaError:
             return False
-        return self._authenticator.known(request.headers.get(hdrs.AUTHORIZATION)) is not None
+        return user is not None
 
 
 def _is_own(request: web.Request, origin: str) -> bool:
-    """Whether an origin is where the request went to; behind a proxy that ends TLS, only its scheme differs."""
+    """Whether an origin is where the request went to.
+
+    Behind a proxy that ends TLS, only its scheme differs. With TLS of our own, a page that came without is not ours: it is of
+    another server of that name, or of whoever sits on the line.
+    """
     host = request.headers.get(hdrs.HOST)
     return bool(host) and origin in {f"{request.scheme}://{host}", f"https://{host}"}
 
@@ -216,16 +257,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
-    words = {
-        404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
-        "/registry/v1/services/",
-        405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
-        413: "the body is larger than 100 KiB",
-    }.get(error.status, error.reason)
-    answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}
-    if error.status == web.HTTPRequestEntityTooLarge.status_code:
-        answer["field"] = "body"
-    return answer

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.pages import moment, page
 from luna_grpc.access import User
@@ -59,12 +59,12 @@ class Panel:
         registry = self._registry
         services = list(registry.services())
         services.sort(key=lambda service: (service.up > 0, service.name.lower()))
-        down = sum(not service.up for service in services)
+        totals = registry.store.totals()
         counts = {
-            "up": len(services) - down,
-            "down": down,
-            "instances_up": sum(service.up for service in services),
-            "instances": registry.store.count(),
+            "up": totals.services_up,
+            "down": totals.services - totals.services_up,
+            "instances_up": totals.instances_up,
+            "instances": totals.instances,
         }
         pages = Pages.of(request, len(services))
         return page(
@@ -159,14 +159,28 @@ def _instance(registration: Registration, now: datetime) -> dict[str, Any]:
     }
 
 
-def _example(request: web.Request, user: str, ttl: float) -> dict[str, str]:
+def _example(request: web.Request, user: str, ttl: float) -> dict[str, Any]:
     """Return what the commands that register a first instance need, quoted for the reader's shell."""
+    host = request.headers.get("Host", "localhost:4000")
+    credentials = shlex.quote(f"{user}:")
+    signed_in = hdrs.AUTHORIZATION in request.headers
+    certified = bool(request.get_extra_info("peercert"))
+    curl = [f"-u {credentials}"] * signed_in + ["--cert client.pem --key client.key"] * certified
+    grpcurl = (
+        ["-plaintext"] * (not request.secure)
+        + ["-cert client.pem -key client.key"] * certified
+        + [f'-H "authorization: Basic $(printf %s {credentials} | base64)"'] * signed_in
+    )
+    # A certificate is for the name that the reader used.
+    grpc_host = (host.rpartition(":")[0] or host) if request.secure else "127.0.0.1"
     return {
-        "user": user,
-        "credentials": shlex.quote(f"{user}:"),
-        "url": shlex.quote(
-            f"{request.scheme}://{request.headers.get('Host', 'localhost:4000')}/registry/v1/instances/hello:localhost:8080"
-        ),
+        "user": user if signed_in else "",
+        "curl": " ".join(curl),
+        "grpcurl": " ".join(grpcurl),
+        "url": shlex.quote(f"{request.scheme}://{host}/registry/v1/instances/hello:localhost:8080"),
+        "grpc": shlex.quote(f"{grpc_host}:50051"),
+        "tls": request.secure,
+        "certified": certified,
         "ttl": f"{ttl:g} s",
     }
 

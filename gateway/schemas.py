@@ -145,8 +145,10 @@ _REFUSALS: Final = {
     403: ("PermissionDenied", "The user may not do this, or the `Host` name or the page's `Origin` is not answered to."),
     404: ("NotFound", "There is no such instance or service."),
     405: ("MethodNotAllowed", "The path knows other methods only."),
+    408: ("Timeout", "The headers or the body did not come to an end in time."),
     409: ("Superseded", "Another registration has taken the id over."),
     413: ("BodyTooLarge", "The body is too large."),
+    431: ("HeadersTooLarge", "There are too many headers, or they are too large."),
     429: ("TooManyRequests", "A limit is reached, for example that of wrong logins. Try again later."),
     500: ("Failed", "A bug; the registry's log has it."),
     503: ("Unavailable", "Not now; try again."),
@@ -161,7 +163,7 @@ def codes() -> dict[int, list[str]]:
         found[status].append(error.code)
     for status, code in errors.CODES.items():
         found[status] += [] if code in found[status] else [code]
-    found[500].append(errors.FAILED)
+    found[500].append(errors.INTERNAL)
     return dict(found)
 
 

@@ -25,16 +25,16 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
 
     """
     data = _object(body)
-    status = _STATUS.get(data.get("status", "")) if isinstance(data.get("status"), str) else None
     missing = [field for field in REQUIRED if data.get(field) in (None, "")]
     if missing:
         raise InvalidArgumentError(
             f"missing in the body, which describes the whole instance: {', '.join(missing)}", field=missing[0]
         )
-    if data["instanceId"] != instance_id:
+    if _text(data, "instanceId") != instance_id:
         raise InvalidArgumentError(
             f"instanceId is {shown(data['instanceId'])} in the body, but {shown(instance_id)} in the path", field="instanceId"
         )
+    status = _STATUS.get(_text(data, "status"))
     if status is None:
         raise InvalidArgumentError(f"status is {shown(data['status'])}; it must be OK or DOWN", field="status")
     info = Info.of(

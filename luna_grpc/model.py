@@ -7,7 +7,6 @@ effective status follows from both and is never stored.
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
@@ -53,6 +52,9 @@ class Status(StrEnum):
     DOWN = "DOWN"
 
 
+_OK: Final = Status.OK  # on Python 3.11, to name a member of an enum takes as long as to call a function
+
+
 class ServiceStatus(StrEnum):
     """Whether at least one instance of a service may be used."""
 
@@ -67,6 +69,16 @@ class StatusReason(StrEnum):
     DISCONNECTED = "DISCONNECTED"
     LEASE_EXPIRED = "LEASE_EXPIRED"
     REPORTED = "REPORTED"
+
+    __hash__ = str.__hash__  # the one of Enum is written in Python, and each lease that ends looks something up
+
+
+class Change(StrEnum):
+    """What is new of an instance that is there."""
+
+    REGISTERED = "registered"
+    STATUS = "status changed"
+    OTHER = "changed"
 
 
 class OnDisconnect(StrEnum):
@@ -155,14 +167,13 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def shown(text: object, most: int = 80) -> str:
+def shown(text: str, most: int = 80) -> str:
     """Quote what someone sent for an error message, safely and not at length."""
-    quoted = ascii(text)
+    quoted = ascii(text[: most + 1])
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+class Info(NamedTuple):
     """What a client says of an instance, but for its status. Make one with `Info.of`, which checks everything."""
 
     instance_id: str
@@ -327,4 +338,4 @@ class Instance(NamedTuple):
     @property
     def up(self) -> bool:
         """Whether the effective status is OK."""
-        return self.ended is None and self.drained_until is None and self.reported is Status.OK
+        return self.ended is None and self.drained_until is None and self.reported is _OK

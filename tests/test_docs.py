@@ -3,7 +3,10 @@
 import asyncio
 import os
 import re
+import shlex
 import shutil
+import sys
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,11 +15,16 @@ import pytest
 from gateway.errors import CODES, STATUS
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.serve import Running
+from support import clean_environment, luna
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+"""Where the shell finds `luna` too."""
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
+HINTS = {"grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"}
+"""How to install what is not installed under its own name."""
 PROTO = (ROOT / "proto/luna/registry/v1/registry.proto").read_text()
 
 
@@ -72,12 +80,17 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-async def test_the_blocks_of_the_readme_run(server: Running) -> None:
-    """Word for word, one after the other, against a real server; only the ports differ."""
-    for tool, hint in (("curl", "install curl"), ("grpcurl", "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")):
+def _needs(*tools: str) -> None:
+    """Skip a test whose tools are not there; in CI they have to be."""
+    for tool in tools:
         if shutil.which(tool) is None:
             assert "CI" not in os.environ, f"{tool} is missing"
-            pytest.skip(f"{tool} is missing: {hint}")
+            pytest.skip(f"{tool} is missing: {HINTS.get(tool, f'install {tool}')}")
+
+
+async def test_the_blocks_of_the_readme_run(server: Running) -> None:
+    """Word for word, one after the other, against a real server; only the ports differ."""
+    _needs("curl", "grpcurl")
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     outputs = [await run(block, server) for block in blocks]
     assert len(outputs) == 5
@@ -92,9 +105,7 @@ async def test_the_blocks_of_the_readme_run(server: Running) -> None:
 
 async def test_grpcurl_describes_the_service(server: Running) -> None:
     """Through reflection, which needs credentials; health needs none."""
-    if shutil.which("grpcurl") is None:
-        assert "CI" not in os.environ, "grpcurl is missing"
-        pytest.skip("grpcurl is missing: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")
+    _needs("grpcurl")
     credentials = "-H 'authorization: Basic YWRtaW46'"
     assert "luna.registry.v1.Registry" in await run(f"grpcurl -plaintext {credentials} localhost:50051 list", server)
     described = await run(f"grpcurl -plaintext {credentials} localhost:50051 describe luna.registry.v1.Registry", server)
@@ -104,12 +115,41 @@ async def test_grpcurl_describes_the_service(server: Running) -> None:
     assert "SERVING" in health
 
 
+async def test_the_blocks_about_tls_run(tmp_path: Path) -> None:
+    """Word for word, in one folder, each against the server that was started before it; only the ports differ."""
+    _needs("curl", "grpcurl", "openssl")
+    section = OPERATIONS.partition("\n## TLS\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
+    outputs = []
+    async with AsyncExitStack() as stack:
+        ports = ("4000", "50051")
+        for kind, block in blocks:
+            if kind == "bash":
+                outputs.append(await shell(block, *ports, folder=tmp_path))
+            else:
+                flags = shlex.split(block.removeprefix("luna serve "))
+                server = await stack.enter_async_context(luna(*flags, folder=tmp_path))
+                ports = (server.rest.rpartition(":")[2], server.grpc.rpartition(":")[2])
+    _, asked, in_use, added, certified, ready = outputs
+    for answers in (asked, certified):
+        assert re.fullmatch(r'\[\]\s*{\s*"resume_token": "\S+"\s*}\s*', answers)
+    assert in_use.count("subject=CN = luna\n") == in_use.count("notAfter=") == 2
+    assert added.startswith("orders is now a writer in users.toml.")
+    assert ready == "ok\n"
+
+
 async def run(script: str, server: Running) -> str:
     """Run a shell script against the server's ports and return what it prints."""
-    script = script.replace(":4000", f":{server.rest_port}").replace(":50051", f":{server.grpc_port}")
+    return await shell(script, server.rest_port, server.grpc_port)
+
+
+async def shell(script: str, rest_port: object, grpc_port: object, folder: Path | None = None) -> str:
+    """Run a shell script with these ports instead of the usual ones, and return what it prints."""
+    script = script.replace(":4000", f":{rest_port}").replace(":50051", f":{grpc_port}")
     process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+        "bash", "-euc", script, cwd=folder, env={**clean_environment(), "PATH": PATH},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out.decode()

@@ -1,25 +1,50 @@
 """What the tests of faults share: watches that note when they heard what, and workers that can be killed."""
 
 import asyncio
+import json
+import math
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.v1 import registry_pb2 as pb
-from support import Stub, basic, clean_environment
+from support import SOAK, Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
 T = TypeVar("T")
+
+
+def soak(short: T, long: T) -> T:
+    """Return how much is to be done: `short` in every run of the tests, `long` in `make soak`."""
+    return long if SOAK else short
+
+
+def percentile(figures: Sequence[float], share: float) -> float:
+    """Return the figure that this share of them does not exceed."""
+    return sorted(figures)[max(0, math.ceil(share * len(figures)) - 1)]
+
+
+def memory(pid: int) -> int:
+    """Return the bytes of memory that a process takes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
+    """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
+    log.seek(0)
+    lines = [json.loads(line) for line in log]
+    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
 
 
 def seconds(moment: Timestamp) -> float:
@@ -30,7 +55,8 @@ def seconds(moment: Timestamp) -> float:
 def measured(record: Callable[[str, object], None], name: str, *figures: float) -> None:
     """Keep figures with the test's report, and show the span of them with `pytest -s`."""
     record(name, [round(figure, 4) for figure in figures])
-    sys.stdout.write(f"\n{name}: {min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f} ({len(figures)})\n")
+    span = f"{figures[0]:.3f}" if len(figures) == 1 else f"{min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f}"
+    sys.stdout.write(f"\n{name}: {span} ({len(figures)})\n")
 
 
 async def eventually(look: Callable[[], T | None], within: float, what: str) -> T:
