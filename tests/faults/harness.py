@@ -43,7 +43,7 @@ def memory(pid: int) -> int:
 def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
     """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
     log.seek(0)
-    lines = [json.loads(line) for line in log]
+    lines = [json.loads(line) if line.startswith(b"{") else {"level": "none", "event": line.decode()} for line in log]
     return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
 
 

