@@ -61,7 +61,7 @@ class RestServer:
             logger=log,
             keepalive_timeout=settings.idle_timeout,
         )
-        self._listener = Listener(self._connection)
+        self._listener = Listener(self._connection, settings.header_timeout)
 
     async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
         """Listen, with TLS when there is an identity, and return the port; 0 picks a free one.

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from gateway import listener
 from luna_grpc import users
 from luna_grpc.access import Role, User
 from luna_grpc.auth import Account, Authenticator
@@ -405,11 +404,11 @@ async def test_versions(secure: Running, shared: Pki, door: str) -> None:
     assert (await _answer_to_hello(port, only(shared.anonymous().context, ssl.TLSVersion.TLSv1_1)))[:1] in {b"", ALERT}
 
 
-async def test_a_client_that_never_shakes_hands(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is not waited for."""
-    monkeypatch.setattr(listener, "HANDSHAKE", 0.2)
-    async with running(settings_for_tests(**pki.flags())) as server:
-        reader, writer = await asyncio.open_connection("localhost", server.rest_port)
+@pytest.mark.parametrize("door", ["rest", "grpc"])
+async def test_a_client_that_never_shakes_hands(pki: Pki, door: str) -> None:
+    """Is waited for no longer than one that never sends its headers."""
+    async with running(settings_for_tests(header_timeout=0.2, **pki.flags())) as server:
+        reader, writer = await asyncio.open_connection("localhost", server.rest_port if door == "rest" else server.grpc_port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
 
