@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from aiohttp import hdrs, web
 
-from gateway.answers import empty_answer, text_answer
+from gateway.answers import SAFE, empty_answer, text_answer
 from gateway.api import Api
 from gateway.connections import Limits, Runner
 from gateway.docs import Docs
@@ -61,7 +61,7 @@ class RestServer:
             logger=log,
             keepalive_timeout=settings.idle_timeout,
         )
-        self._listener = Listener(self._connection)
+        self._listener = Listener(self._connection, settings.header_timeout)
 
     async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
         """Listen, with TLS when there is an identity, and return the port; 0 picks a free one.
@@ -170,7 +170,7 @@ class RestServer:
             raise web.HTTPNotFound
         of_process = await asyncio.to_thread(self.metrics.of_process)
         body, content_type = self.metrics.written(of_process, open_metrics=prefers_openmetrics(request))
-        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept"})
+        return web.Response(body=body, headers={**SAFE, hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept"})
 
 
 async def _to_panel(_: web.Request, __: User) -> web.Response:

@@ -7,17 +7,19 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-HANDSHAKE: Final = 10.0
-"""Seconds that a client has for its TLS handshake."""
 BACKLOG: Final = 128
 """How many connections may wait to be accepted."""
 
 
 class Listener:
-    """Accepts connections, for each of which `protocol` makes what speaks HTTP on it."""
+    """Accepts connections, for each of which `protocol` makes what speaks HTTP on it.
 
-    def __init__(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+    `handshake`: the seconds that a client has for its TLS handshake.
+    """
+
+    def __init__(self, protocol: Callable[[], asyncio.Protocol], handshake: float) -> None:
         self._protocol = protocol
+        self._handshake = handshake
         self._servers: list[asyncio.Server] = []
 
     async def open(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
@@ -57,7 +59,7 @@ class Listener:
 
     async def _serve(self, context: ssl.SSLContext | None, **where: Any) -> asyncio.Server:  # noqa: ANN401 - a host and port, or a socket
         loop = asyncio.get_running_loop()
-        timeout = None if context is None else HANDSHAKE
+        timeout = None if context is None else self._handshake
         return await loop.create_server(self._protocol, ssl=context, ssl_handshake_timeout=timeout, backlog=BACKLOG, **where)
 
 

@@ -17,8 +17,8 @@ JSON: Final = "application/json"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
 _INTRODUCTION: Final = """\
-For clients that do not speak gRPC. Everything below `/registry/` needs Basic auth: user `admin` and an empty password unless the \
-settings of Luna say otherwise.
+For clients that do not speak gRPC. Everything below `/registry/`, and `/metrics`, needs Basic auth: user `admin` and an empty \
+password unless the settings of Luna say otherwise.
 
 Register with POST, then send a PUT every 10 to 15 seconds: that is a heartbeat. An instance whose heartbeats stay away is `DOWN`. \
 On a 404, POST it again: the registry was restarted.
@@ -72,6 +72,8 @@ _PAGE_OF_HTML: Final = {"schema": {"type": "string", "description": "A page for 
 _LINE: Final = {"schema": {"type": "string"}}
 _GUARDED: Final = (401, 403, 429, 431, 500, 503)
 """With what every operation below `/registry/` may be refused."""
+_SLOW_OR_LARGE: Final = (408, 431)
+"""With what any request may be refused before anyone looks where it goes."""
 _NEXT: Final = {
     **{
         operation: {"operationId": operation, "parameters": {"instanceId": "$response.body#/instanceId"}}
@@ -145,6 +147,21 @@ def _paths() -> Part:
                 ok=_ok(_LINE, TEXT) | {"503": {"description": "It is not ready.", "content": {TEXT: _LINE}}},
             ),
         },
+        "/metrics": {
+            "get": _operation(
+                "getMetrics",
+                "About",
+                "Fetch all metrics, for Prometheus",
+                "As OpenMetrics for whoever prefers that in the `Accept` header, else in the text format of Prometheus.",
+                ok={
+                    "200": {
+                        "description": "Done.",
+                        "headers": {"Vary": {"$ref": "#/components/headers/Vary"}},
+                        "content": {TEXT: _LINE, "application/openmetrics-text": _LINE},
+                    }
+                },
+            ),
+        },
         "/registry/v1/openapi.json": {
             "get": _operation("getDocument", "About", "Fetch this document", ok=_ok({"schema": {"type": "object"}})),
         },
@@ -215,7 +232,7 @@ def _operation(
         operation["parameters"] = list(parameters)
     if body:
         operation["requestBody"] = body
-    operation["responses"] = ok | refusals(*refused, *guarded)
+    operation["responses"] = ok | refusals(*refused, *guarded, *_SLOW_OR_LARGE)
     return operation
 
 

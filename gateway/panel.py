@@ -59,12 +59,12 @@ class Panel:
         registry = self._registry
         services = list(registry.services())
         services.sort(key=lambda service: (service.up > 0, service.name.lower()))
-        down = sum(not service.up for service in services)
+        totals = registry.store.totals()
         counts = {
-            "up": len(services) - down,
-            "down": down,
-            "instances_up": sum(service.up for service in services),
-            "instances": registry.store.count(),
+            "up": totals.services_up,
+            "down": totals.services - totals.services_up,
+            "instances_up": totals.instances_up,
+            "instances": totals.instances,
         }
         pages = Pages.of(request, len(services))
         return page(

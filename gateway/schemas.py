@@ -145,11 +145,11 @@ _REFUSALS: Final = {
     403: ("PermissionDenied", "The user may not do this, or the `Host` name or the page's `Origin` is not answered to."),
     404: ("NotFound", "There is no such instance or service."),
     405: ("MethodNotAllowed", "The path knows other methods only."),
-    408: ("TooSlow", "The headers or the body did not come to an end in time."),
+    408: ("Timeout", "The headers or the body did not come to an end in time."),
     409: ("Superseded", "Another registration has taken the id over."),
     413: ("BodyTooLarge", "The body is too large."),
+    431: ("HeadersTooLarge", "There are too many headers, or they are too large."),
     429: ("TooManyRequests", "A limit is reached, for example that of wrong logins. Try again later."),
-    431: ("HeadersTooLarge", "A header, or all of them, are too large, or there are too many."),
     500: ("Failed", "A bug; the registry's log has it."),
     503: ("Unavailable", "Not now; try again."),
 }

@@ -115,7 +115,7 @@ class DurableStore(MemoryStore):
         registration = Registration(kept.instance, kept.owner, Terms(self._clock.now() + ttl, kept.last_heartbeat))
         registration.live = kept.instance.ended is None
         self._registrations[kept.instance.info.instance_id] = registration
-        self._join_service(registration)
+        self._services.join(registration)
         if registration.live:
             self._leases.add(registration)
 

@@ -1,7 +1,6 @@
 """The store in this process's memory: the default. No call of it ever suspends."""
 
 import secrets
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from operator import attrgetter
@@ -12,6 +11,7 @@ from luna_grpc.clock import Clock
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
 from luna_grpc.leases import LeaseQueue
 from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason
+from luna_grpc.services import Services
 from luna_grpc.store import Registration, Service, Swept, Terms, Totals
 from luna_grpc.watch import Event, EventType, Feed
 
@@ -23,16 +23,6 @@ _EXPIRED: Final = StatusReason.LEASE_EXPIRED
 _UPSERTED: Final = EventType.UPSERTED
 _STATUS: Final = Change.STATUS
 _OTHER: Final = Change.OTHER
-
-
-class _Service:
-    """The instances of one name, the first registered first, and how many of them are OK."""
-
-    __slots__ = ("members", "up")
-
-    def __init__(self) -> None:
-        self.members: dict[str, Registration] = {}
-        self.up = 0
 
 
 class Decided(NamedTuple):
@@ -74,10 +64,7 @@ class MemoryStore:
         self._evict_after = evict_after
         self._room = Room(capacity)
         self._registrations: dict[str, Registration] = {}
-        self._services: dict[str, _Service] = {}
-        self._names: list[str] = []  # the keys of _services, sorted
-        self._up = 0  # instances that are OK, of all services
-        self._services_up = 0
+        self._services = Services()
         # How often the effective status of an instance has become OK, and DOWN for which reason.
         self._went_up = 0
         self._went_down = dict.fromkeys(StatusReason, 0)
@@ -99,13 +86,8 @@ class MemoryStore:
         return None if service is None else Service(name, service.members.values(), service.up)
 
     def services(self, after: str = "", prefix: str = "") -> Iterator[Service]:
-        """Yield services sorted by name."""
-        start = bisect_left(self._names, max(after, prefix))
-        for name in islice(self._names, start, None):
-            if not name.startswith(prefix):
-                break
-            service = self._services[name]
-            yield Service(name, service.members.values(), service.up)
+        """Return services sorted by name."""
+        return self._services.sorted(after, prefix)
 
     def count(self) -> int:
         """Return how many instances are registered."""
@@ -113,7 +95,7 @@ class MemoryStore:
 
     def totals(self) -> Totals:
         """Return how many instances and services there are."""
-        return Totals(len(self._registrations), self._up, len(self._services), self._services_up)
+        return Totals(len(self._registrations), self._services.instances_up, len(self._services), self._services.up)
 
     def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
         """Return how often the effective status of an instance has changed."""
@@ -121,7 +103,7 @@ class MemoryStore:
         return {(Status.OK, StatusReason.REPORTED): self._went_up, **down}
 
     def _present(self, names: frozenset[str]) -> Iterator[Event]:
-        for name in sorted(names) if names else list(self._names):
+        for name in sorted(names) if names else self._services.names():
             service = self._services.get(name)
             for registration in list(service.members.values()) if service else ():
                 yield Event(_UPSERTED, registration.instance, registration.last_heartbeat)
@@ -283,12 +265,12 @@ class MemoryStore:
             self._note_status(now)
         if was.info.name == now.info.name:
             registration.instance = now
-            self._count_up(self._services[now.info.name], change)
+            self._services.changed(now.info.name, change)
         else:
-            self._leave_service(was)
+            self._services.leave(was)
             self.feed.publish(EventType.REMOVED, was, registration.last_heartbeat, actor)
             registration.instance = now
-            self._join_service(registration)
+            self._services.join(registration)
         self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, _STATUS if change else _OTHER)
 
     def _place(self, held: Registration | None, registration: Registration, actor: Actor) -> None:
@@ -299,12 +281,12 @@ class MemoryStore:
         if held is not None and held.instance.up != now.up:
             self._note_status(now)
         if held is not None and held.instance.info.name != info.name:
-            self._leave_service(held.instance)
+            self._services.leave(held.instance)
             self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
         elif held is not None:
-            self._count_up(self._services[info.name], -held.instance.up)
+            self._services.changed(info.name, -held.instance.up)
         self._registrations[info.instance_id] = registration
-        self._join_service(registration)
+        self._services.join(registration)
         self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, Change.REGISTERED)
 
     def _remove(self, registration: Registration, actor: Actor) -> None:
@@ -313,34 +295,8 @@ class MemoryStore:
         instance = registration.instance
         del self._registrations[instance.info.instance_id]
         self._ended.pop(instance.info.instance_id, None)
-        self._leave_service(instance)
+        self._services.leave(instance)
         self.feed.publish(EventType.REMOVED, instance, registration.last_heartbeat, actor)
-
-    def _join_service(self, registration: Registration) -> None:
-        instance = registration.instance
-        service = self._services.get(instance.info.name)
-        if service is None:
-            service = self._services[instance.info.name] = _Service()
-            insort(self._names, instance.info.name)
-        service.members[instance.info.instance_id] = registration
-        self._count_up(service, instance.up)
-
-    def _leave_service(self, instance: Instance) -> None:
-        name = instance.info.name
-        service = self._services[name]
-        del service.members[instance.info.instance_id]
-        self._count_up(service, -instance.up)
-        if not service.members:
-            del self._services[name]
-            del self._names[bisect_left(self._names, name)]
-
-    def _count_up(self, service: _Service, change: int) -> None:
-        """Note that so many more instances of a service are OK."""
-        self._up += change
-        was = service.up
-        service.up = now = was + change
-        if not (was and now):
-            self._services_up += bool(now) - bool(was)
 
     def _note_status(self, now: Instance) -> None:
         """Count that the effective status of an instance has changed."""

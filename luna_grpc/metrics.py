@@ -93,7 +93,7 @@ class Metrics:
             {(Status.OK,): totals.instances_up, (Status.DOWN,): totals.instances - totals.instances_up},
         )
         yield _labelled(
-            Gauge("luna_services", "Services; UP while an instance is OK.", labels=["status"]),
+            Gauge("luna_services", "Services; UP while one instance is OK.", labels=["status"]),
             {(ServiceStatus.UP,): totals.services_up, (ServiceStatus.DOWN,): totals.services - totals.services_up},
         )
 
@@ -104,7 +104,11 @@ class Metrics:
             {(door,): registry.registrations[door] for door in DOORS},
         )
         yield _labelled(
-            Counter("luna_heartbeats", "Heartbeats accepted; kind is unary (a request each) or stream.", labels=["door", "kind"]),
+            Counter(
+                "luna_heartbeats",
+                "Heartbeats accepted; kind is unary (a request each) or stream (of a heartbeat stream).",
+                labels=["door", "kind"],
+            ),
             {
                 (Door.GRPC, "stream"): registry.stream_heartbeats,
                 (Door.GRPC, "unary"): registry.grpc_heartbeats,
@@ -119,14 +123,18 @@ class Metrics:
     def _changed(self) -> Iterator[Metric]:
         registry = self._registry
         yield _labelled(
-            Counter("luna_status_changes", "Changes of an effective status, to what and why.", labels=["status", "reason"]),
+            Counter(
+                "luna_status_changes",
+                "Changes of the effective status of an instance, by what it became and why.",
+                labels=["status", "reason"],
+            ),
             registry.store.status_changes(),
         )
         yield Counter("luna_expiries", "Leases that ran out.", registry.expired)
         yield Counter("luna_evictions", "Instances removed long after the end of their lease.", registry.evicted)
         feed = registry.store.feed
         yield _labelled(
-            Counter("luna_events_published", "Changes that watchers could be told of.", labels=["type"]),
+            Counter("luna_events_published", "Changes that watchers are told of.", labels=["type"]),
             {(EventType.UPSERTED,): feed.revision - feed.removals, (EventType.REMOVED,): feed.removals},
         )
         yield Gauge("luna_revision", "Revision of the latest change, as in resume tokens.", feed.revision)
@@ -141,7 +149,7 @@ class Metrics:
         yield _histogram("luna_sweep_duration_seconds", "How long a sweep took, others' turns included.", timings.sweeps)
         yield _histogram("luna_event_loop_lag_seconds", "How late the event loop was, sampled 20 times a second.", timings.lag)
         yield Counter(
-            "luna_stalls", "Times that the process stood still so long that clients may not have got through.", registry.stalls
+            "luna_stalls", "Times that the process stood still for so long that clients may not have got through.", registry.stalls
         )
         yield Gauge("luna_held", "1 while nothing expires, after a stall or a start from a state file.", registry.held)
         yield Gauge("luna_warming", "1 while watchers of an earlier run are not yet told who is gone.", registry.warming)
@@ -150,7 +158,7 @@ class Metrics:
         feed = self._registry.store.feed
         backlogs = [watcher.backlog for watcher in feed.watchers()]
         yield Gauge("luna_watchers", "Watches open.", len(self._watches))
-        yield Gauge("luna_watchers_limit", "How many may be open.", self._watches.limit)
+        yield Gauge("luna_watchers_limit", "How many watches may be open (LUNA_MAX_WATCHERS).", self._watches.limit)
         yield Gauge("luna_watch_queue_events", "Events that wait in the queues of all watchers.", sum(backlogs))
         yield Gauge("luna_watch_queue_largest_events", "Events in the longest of these queues.", max(backlogs, default=0))
         yield _labelled(
@@ -161,10 +169,12 @@ class Metrics:
     def _streamed(self) -> Iterator[Metric]:
         streams = self._heartbeat_streams
         yield Gauge("luna_heartbeat_streams", "Heartbeat streams open.", len(streams))
-        yield Gauge("luna_heartbeat_streams_limit", "How many may be open.", streams.limit)
+        yield Gauge(
+            "luna_heartbeat_streams_limit", "How many heartbeat streams may be open (LUNA_MAX_HEARTBEAT_STREAMS).", streams.limit
+        )
         yield Counter(
             "luna_heartbeat_streams_broken",
-            "Heartbeat streams ended by neither their client nor the server.",
+            "Heartbeat streams that broke: ended neither properly by their client nor by the server.",
             self._registry.broken_streams,
         )
 
@@ -174,12 +184,18 @@ class Metrics:
             "luna_rest_requests_in_flight", "REST requests being handled, the one that reads this included.", len(self._in_flight)
         )
         yield _labelled(
-            Counter("luna_requests_refused", "Requests refused, and heartbeats of streams.", labels=["door", "code"]),
+            Counter(
+                "luna_requests_refused",
+                "Requests refused, and heartbeats of streams, by the code of the answer.",
+                labels=["door", "code"],
+            ),
             {(door, code): times for door, codes in self._refusals.items() for code, times in codes.items()},
         )
         yield Counter("luna_login_failures", "Logins with wrong credentials.", authenticator.failures)
         yield Counter(
-            "luna_logins_throttled", "Logins not looked at, for too many wrong ones came from there.", authenticator.throttled
+            "luna_logins_throttled",
+            "Logins not looked at, because too many wrong ones had come from there.",
+            authenticator.throttled,
         )
 
 
@@ -199,10 +215,10 @@ def _written_down(file: StateFile) -> Iterator[Metric]:
     yield Gauge("luna_state_file_waiting_changes", "Changes that wait for the disk.", file.waiting)
     yield Gauge(
         "luna_state_file_failing_seconds",
-        "For how long the file cannot be written; 0 when it can.",
+        "For how long the state file cannot be written; 0 when it can.",
         0.0 if since is None else time.monotonic() - since,
     )
-    yield Counter("luna_state_file_transactions", "Transactions on the disk; many changes share one.", file.transactions)
+    yield Counter("luna_state_file_transactions", "Transactions that the disk has; many changes share one.", file.transactions)
 
 
 def _labelled(family: Counter | Gauge, values: Mapping[L, float]) -> Metric:

@@ -143,19 +143,23 @@ async def luna(
     stderr: int | None = None,
     program: Sequence[str] = ("-m", "luna_grpc"),
     folder: Path | None = None,
+    within: Sequence[str] = (),
+    patience: float = 30,
 ) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context; `program` is what Python is to run as `luna`, and
-    paths in flags are relative to `folder`.
+    """Run `luna serve` on free ports until the end of the context.
+
+    `program` is what Python is to run as `luna`; paths in flags are relative to `folder`. `within` is a command that is to run it
+    and becomes it, `patience` are the seconds until it has to be ready.
     """
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *program, "serve", *ports, *flags,
+        *within, sys.executable, *program, "serve", *ports, *flags,
         stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env}, cwd=folder,
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), patience)).decode()
         match = READY.fullmatch(line)
         assert match, f"the server printed {line!r}"
         yield Luna(process, match[1], f"{match[4]}:{match[5]}")
@@ -173,7 +177,7 @@ async def refused(*flags: str, env: dict[str, str] | None = None) -> tuple[int |
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**clean_environment(), **(env or {})},
     )  # fmt: skip
     try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
     except TimeoutError:
         process.kill()
         await process.communicate()

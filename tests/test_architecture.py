@@ -29,6 +29,7 @@ DOMAIN = [
     "memory",
     "model",
     "registry",
+    "services",
     "store",
     "streams",
     "throttle",

@@ -5,17 +5,19 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import CODES, STATUS
 from luna_grpc.config import Settings, flag, variable
-from luna_grpc.serve import Running
-from support import clean_environment, luna
+from luna_grpc.serve import Running, running
+from support import clean_environment, luna, session, settings_for_tests
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,6 +28,9 @@ API = (ROOT / "docs" / "api.md").read_text()
 HINTS = {"grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"}
 """How to install what is not installed under its own name."""
 PROTO = (ROOT / "proto/luna/registry/v1/registry.proto").read_text()
+
+FILES = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", OPERATIONS, re.DOTALL))
+"""What the page shows of files, by their names."""
 
 
 def test_every_setting_stands_in_operations_with_its_default() -> None:
@@ -54,6 +59,62 @@ def test_every_error_stands_in_the_api() -> None:
     rows = {(int(status), code) for status, code in re.findall(r"^\| (\d+) \| `(\w+)` \|", API, re.MULTILINE)}
     known = {(status, error.code) for error, status in STATUS.items()} | set(CODES.items()) | {(500, "INTERNAL")}
     assert rows == known
+
+
+@pytest.fixture
+async def metrics(tmp_path: Path) -> str:
+    """Return what Prometheus is shown, by a server that has all there is to show."""
+    async with (
+        running(settings_for_tests(state_file=str(tmp_path / "state.db"))) as server,
+        session(f"http://127.0.0.1:{server.rest_port}") as client,
+        client.get("/metrics") as answer,
+    ):
+        return await answer.text()
+
+
+def test_every_metric_stands_in_operations(metrics: str) -> None:
+    """With its type, its labels and what it says of itself; and no metric that does not exist."""
+    types = dict(re.findall(r"^# TYPE (luna_\w+) (\w+)$", metrics, re.MULTILINE))
+    meanings = dict(re.findall(r"^# HELP (luna_\w+) (.*)\.$", metrics, re.MULTILINE))
+    labels: dict[str, set[str]] = {name: set() for name in types}
+    for sample in (sample for family in text_string_to_metric_families(metrics) for sample in family.samples):
+        if sample.name.startswith("luna_"):
+            labels[re.sub(r"_(bucket|count|sum)$", "", sample.name)] |= set(sample.labels) - {"le"}
+    rows = re.findall(r"^\| `(luna_\w+)` \| (\w+) \| (.*?)\| (.*) \|$", OPERATIONS, re.MULTILINE)
+    assert [row[0] for row in rows] == list(types)
+    for name, kind, labelled, meaning in rows:
+        assert (kind, set(re.findall(r"`(\w+)`", labelled))) == (types[name], labels[name]), name
+        assert meaning.startswith(meanings[name]), name
+
+
+def test_the_rules_for_alerts_ask_for_what_there_is(metrics: str) -> None:
+    """Metrics by the names of their samples, labels and values that they can have; each rule says what to do next."""
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    rules = FILES["luna.yml"].split("- alert: ")[1:]
+    assert len(rules) > 10
+    for rule in rules:
+        expression = rule[: rule.index("annotations:")]
+        assert "next: >-" in rule
+        for name, matchers in re.findall(r"\b((?:luna|process|python)_\w+)(?:\{(.*?)\})?", expression):
+            wanted = dict(re.findall(r'(\w+)="(\w+)"', matchers))
+            wanted.pop("job", None)  # Prometheus adds it
+            assert any(sample.name == name and wanted.items() <= sample.labels.items() for sample in samples), (name, wanted)
+        for word in re.findall(r"\bluna_\w+", rule[len(expression) :]):
+            assert any(sample.name.startswith(word) for sample in samples), word
+
+
+def test_prometheus_takes_the_rules_and_the_configuration(metrics: str, tmp_path: Path) -> None:
+    """By the word of its own tool, which also has an opinion on names of metrics."""
+    if shutil.which("promtool") is None:
+        assert "CI" not in os.environ, "promtool is missing"
+        pytest.skip("promtool is missing: on Debian and Ubuntu apt install prometheus")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    for arguments in (["rules", "luna.yml"], ["config", "--syntax-only", "prometheus.yml"], ["metrics"]):
+        checked = subprocess.run(
+            ["promtool", "check", *arguments], cwd=tmp_path, input=metrics, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, ""), arguments
 
 
 def test_every_field_and_rpc_of_the_proto_is_commented() -> None:

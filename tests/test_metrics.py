@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from luna_grpc import __version__, users
 from luna_grpc.access import Role
-from luna_grpc.durable import DurableStore
 from luna_grpc.histogram import BOUNDS, Histogram
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
@@ -43,6 +42,7 @@ class House:
     stub: Stub
     stack: AsyncExitStack
     """Closed with the clients."""
+    state_file: str = ""
 
     async def register(self, instance_id: str, **said: Any) -> pb.Instance:
         """Register over gRPC."""
@@ -92,7 +92,9 @@ async def house(**flags: object) -> AsyncIterator[House]:
         channel(f"127.0.0.1:{server.grpc_port}") as open_channel,
         AsyncExitStack() as stack,
     ):
-        yield House(server, rest, open_channel, registry_pb2_grpc.RegistryStub(open_channel), stack)
+        yield House(
+            server, rest, open_channel, registry_pb2_grpc.RegistryStub(open_channel), stack, str(flags.get("state_file", ""))
+        )
 
 
 Scenario = Callable[[House], Awaitable[object]]
@@ -268,28 +270,20 @@ async def three_wrong_logins(house: House) -> None:
         await house.rest.get("/registry/v1/services", headers={"Authorization": basic(password=f"wrong-{number}")})
 
 
-async def a_slow_disk(house: House) -> None:
-    """Keep the thread that writes busy for a while."""
-    store = house.server.registry.store
-    assert isinstance(store, DurableStore)
-    count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000) SELECT max(i) FROM n"
-    busy = store.file.write((count, ()))
-    registering = asyncio.create_task(house.register("a:h:1"))
+async def a_busy_disk(house: House) -> None:
+    """Let the disk have something to do until the end."""
 
-    async def over() -> None:
-        store.file._connection.interrupt()
-        with suppress(Exception):
-            await busy
-        await asyncio.gather(registering, return_exceptions=True)
+    async def registering(number: int) -> None:
+        while True:
+            await house.stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=f"a:h:{number}"), replace=True))
 
-    house.stack.push_async_callback(over)
+    for number in range(1, 51):
+        house.stack.callback(asyncio.create_task(registering(number)).cancel)
 
 
 async def a_lost_disk(house: House) -> None:
     """Take the file away."""
-    store = house.server.registry.store
-    assert isinstance(store, DurableStore)
-    await asyncio.to_thread(Path(store.file.path).unlink)
+    await asyncio.to_thread(Path(house.state_file).unlink)
     with pytest.raises(grpc.aio.AioRpcError):
         await house.register("a:h:1")
 
@@ -385,7 +379,7 @@ CASES: Final[dict[str, Case]] = {
     "luna_logins_throttled_total": Case(
         "counter", three_wrong_logins, {"luna_logins_throttled_total": 1}, {"max_failed_logins": 2}
     ),
-    "luna_state_file_waiting_changes": Case("gauge", a_slow_disk, {"luna_state_file_waiting_changes": 1}, STATE, at_least=True),
+    "luna_state_file_waiting_changes": Case("gauge", a_busy_disk, {"luna_state_file_waiting_changes": 1}, STATE, at_least=True),
     "luna_state_file_failing_seconds": Case("gauge", a_lost_disk, {"luna_state_file_failing_seconds": 0.001}, STATE, at_least=True),
     "luna_state_file_transactions_total": Case("counter", one, {"luna_state_file_transactions_total": 1}, STATE, at_least=True),
 }
@@ -503,8 +497,8 @@ async def test_a_scrape_looks_at_no_instance(monkeypatch: pytest.MonkeyPatch) ->
         await registrations(at)
         store: Any = at.server.registry.store
         monkeypatch.setattr(store, "_registrations", Unwalkable(store._registrations))
-        monkeypatch.setattr(store, "_services", Unwalkable(store._services))
-        monkeypatch.setattr(store, "_names", None)
+        monkeypatch.setattr(store._services, "_services", Unwalkable(store._services._services))
+        monkeypatch.setattr(store._services, "_names", None)
         assert (await at.scrape())['luna_instances{status="DOWN"}'] == 2
         monkeypatch.undo()
 

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from gateway import listener
 from luna_grpc import users
 from luna_grpc.access import Role, User
 from luna_grpc.auth import Account, Authenticator
@@ -405,11 +404,11 @@ async def test_versions(secure: Running, shared: Pki, door: str) -> None:
     assert (await _answer_to_hello(port, only(shared.anonymous().context, ssl.TLSVersion.TLSv1_1)))[:1] in {b"", ALERT}
 
 
-async def test_a_client_that_never_shakes_hands(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is not waited for."""
-    monkeypatch.setattr(listener, "HANDSHAKE", 0.2)
-    async with running(settings_for_tests(**pki.flags())) as server:
-        reader, writer = await asyncio.open_connection("localhost", server.rest_port)
+@pytest.mark.parametrize("door", ["rest", "grpc"])
+async def test_a_client_that_never_shakes_hands(pki: Pki, door: str) -> None:
+    """Is waited for no longer than one that never sends its headers."""
+    async with running(settings_for_tests(header_timeout=0.2, **pki.flags())) as server:
+        reader, writer = await asyncio.open_connection("localhost", server.rest_port if door == "rest" else server.grpc_port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
 
@@ -418,10 +417,10 @@ async def test_a_client_certificate_is_required(mutual: Running, shared: Pki) ->
     """At both doors, whatever is asked, health included: one of a trusted CA, not none, and not one of another CA."""
     known = shared.client("nobody.example")
     strangers = [shared.anonymous(), shared.client("admin.example", ca=trustme.CA()), shared.client("admin.example", ca=shared.ca)]
-    for path in (LIST, "/livez", "/readyz"):
-        assert await rest_status(mutual, known, basic(password=PASSWORD), path=path) == 200
+    for path, header in ((LIST, basic(password=PASSWORD)), ("/livez", ""), ("/readyz", "")):
+        assert await rest_status(mutual, known, header, path=path) == 200
         for stranger in strangers:
-            assert await rest_status(mutual, stranger, basic(password=PASSWORD), path=path) == 0
+            assert await rest_status(mutual, stranger, header, path=path) == 0
     for client, expected in ((known, "OK"), *((stranger, "UNAVAILABLE") for stranger in strangers)):
         assert (await list_outcome(mutual, client, basic(password=PASSWORD))).split()[0] == expected
         async with channel(f"localhost:{mutual.grpc_port}", "", client.credentials) as open_channel:
@@ -575,6 +574,20 @@ async def test_new_handshakes_get_the_new_certificate(pki: Pki, host: str) -> No
                 pass
 
 
+async def test_a_new_certificate_that_one_door_cannot_use(pki: Pki) -> None:
+    """Is used by neither: they would differ."""
+    async with running(settings_for_tests(**pki.flags())) as server:
+        assert server.certificates is not None
+        before = server.certificates.identity
+        pki.install(issued(pki.ca, key=ed448.Ed448PrivateKey.generate()))
+        with capture_logs() as logs:
+            await renewed(server)
+        assert [(entry["log_level"], entry["event"]) for entry in logs] == [("error", "certificate not renewed")]
+        for port in (server.rest_port, server.grpc_port):
+            *_, shown = await _shake_hands(port, pki.anonymous().context)
+            assert ssl.DER_cert_to_PEM_cert(shown).encode().strip() in before.contents.cert
+
+
 async def test_a_client_ca_that_is_taken_out(pki: Pki) -> None:
     """Its clients get through no more, not even by resuming a TLS session from before; those of the new one do."""
     async with running(settings_for_tests(**pki.flags(clients=True))) as server:
@@ -613,7 +626,7 @@ def _resume(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None) 
 
 
 async def test_no_files_left_for_new_sockets(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the port goes on as before, and nothing is left open."""
+    """Then the port goes on as before; renewed ones are closed at the end like any other."""
     async with running(settings_for_tests(**pki.flags())) as server:
         assert server.certificates is not None
         identity = server.certificates.identity

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Route, async_playwright
+from yarl import URL
 
 EVIL = "evil.example"
 """A name of loopback, for the browser only: another site."""
@@ -61,7 +62,8 @@ class Visit:
             self.complaints.append(message.text)
 
     async def _on_request(self, route: Route) -> None:
-        if route.request.url.startswith(self.origin + "/"):
+        asked, own = URL(route.request.url), URL(self.origin)
+        if (asked.scheme, asked.host, asked.port) == (own.scheme, own.host, own.port):
             await route.continue_()
         else:
             self.foreign.append(route.request.url)

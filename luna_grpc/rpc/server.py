@@ -39,10 +39,11 @@ LAST_WORD: Final = 2.0
 """Seconds in which streams are to end before new calls are refused."""
 
 
-# Handlers log their own failures; what is left are calls that broke while they were answered, and strangers could fill the log with
-# them.
+# Handlers log their own failures; what is left are calls that broke while they were answered, and header fields that are not UTF-8,
+# and strangers could fill the log with them.
+_OF_STRANGERS: Final = (grpc.aio.BaseError, UnicodeDecodeError)
 logging.getLogger("grpc._cython.cygrpc").addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.BaseError))
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], _OF_STRANGERS))
 )
 
 

@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._room.set()
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         """End every call."""
         self.usable = False
         self._transport = None

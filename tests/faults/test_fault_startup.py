@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-from harness import refused, register, worker
+from harness import register, worker
 
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import channel, instance_json, luna, session
+from support import channel, instance_json, luna, refused, session
 
 
 @contextmanager

@@ -17,14 +17,14 @@ import grpc
 import pytest
 import trustme
 from aiohttp import ClientError, ClientSession, TCPConnector
-from harness import eventually, measured, refused
+from harness import eventually, measured
 
 from luna_grpc import users
 from luna_grpc.access import Role
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from pki import Client, Pki
-from support import Luna, basic, channel, instance_json, luna
+from support import Luna, basic, channel, instance_json, luna, refused
 
 LIST = "/registry/v1/services/json"
 INSTANCES = "/registry/v1/instances/"

@@ -4,19 +4,16 @@ import asyncio
 import json
 import os
 import shutil
-import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, ClientSession
-from aiohttp.test_utils import make_mocked_request
+from aiohttp import ClientResponse, ClientSession, TCPConnector
 
-from gateway.guard import Guard
-from luna_grpc.auth import Authenticator
-from luna_grpc.errors import PermissionDeniedError
 from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
+from pki import Pki
 from support import basic, instance_json, session, settings_for_tests
 
 ID = "orders:localhost:8080"
@@ -85,18 +82,29 @@ async def test_who_may_write(method: str, origin: str | None, site: str | None, 
         assert (server.registry.store.feed.revision > revision) == done
 
 
-@pytest.mark.parametrize(("origin", "done"), [(OWN, False), (f"https://{HOST}", True)])
-def test_over_tls_a_page_read_without_it_is_not_ours(server: Running, origin: str, done: bool) -> None:
-    """Whoever sits on the line can put anything into that page; browsers too old to say so themselves are helped."""
-    guard = Guard(server.registry, Authenticator("admin", ""), settings_for_tests(auth_password="x"))
-    request = make_mocked_request("POST", PATH, headers={"Host": HOST, "Origin": origin}, sslcontext=ssl.create_default_context())
-    assert request.scheme == "https"
-    try:
-        guard._check_origin(request)
-    except PermissionDeniedError:
-        assert not done
-    else:
-        assert done
+@pytest.mark.parametrize("certificate", [False, True], ids=["password", "certificate"])
+@pytest.mark.parametrize(
+    ("scheme", "headers", "status"),
+    [
+        ("https", {}, 200),
+        ("https", {"Sec-Fetch-Site": "same-origin"}, 200),
+        ("http", {}, 403),  # whoever sits on the line can put anything into that page
+        ("http", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("", {}, 200),
+    ],
+)
+async def test_who_may_write_over_tls(tmp_path: Path, certificate: bool, scheme: str, headers: dict[str, str], status: int) -> None:
+    """Browsers show a client certificate to whatever page asks for it, as they do with passwords."""
+    pki = Pki(tmp_path)
+    client = pki.client(common_name="admin") if certificate else pki.anonymous()
+    async with running(settings_for_tests(auth_password="x", **pki.flags(clients=certificate))) as server:
+        await server.registry.register(Info.of(ID), Status.OK, actor=ITSELF)
+        origin = {"Origin": f"{scheme}://localhost:{server.rest_port}"} if scheme else {}
+        authorization = {} if certificate else {"Authorization": basic("admin", "x")}
+        async with ClientSession(connector=TCPConnector(ssl=client.context, force_close=True)) as visitor:
+            url = f"https://localhost:{server.rest_port}{PATH}"
+            async with visitor.put(url, headers=origin | authorization | headers) as response:
+                assert response.status == status, await response.text()
 
 
 @pytest.mark.parametrize("origin", [FOREIGN, "null"])
@@ -166,6 +174,7 @@ ANSWERS: list[tuple[str, str, dict[str, Any], int]] = [
     ("DELETE", PATH, {}, 200),
     ("GET", "/", {"allow_redirects": False}, 302),
     ("GET", "/livez", {}, 200),
+    ("GET", "/metrics", {}, 200),
     ("GET", "/readyz?verbose", {}, 200),
     ("OPTIONS", PATH, {"headers": {"Origin": FOREIGN, "Access-Control-Request-Method": "PUT"}}, 204),
     ("OPTIONS", PATH, {}, 405),

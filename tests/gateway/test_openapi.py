@@ -95,9 +95,9 @@ def test_every_route_is_in_the_document(server: Running) -> None:
 
 
 def test_every_operation_says_who_may_ask_and_what_may_go_wrong() -> None:
-    """Below `/registry/` credentials are needed, elsewhere not; each has words and a name of its own."""
+    """Below `/registry/` and for metrics credentials are needed, elsewhere not; each has words and a name of its own."""
     for (_, path), operation in OPERATIONS.items():
-        protected = path.startswith("/registry/")
+        protected = path.startswith(("/registry/", "/metrics"))
         assert (operation.get("security") == []) == (not protected)
         assert set(operation["responses"]) >= ({"401", "403", "429", "500", "503"} if protected else set())
         assert operation["summary"]
@@ -281,7 +281,7 @@ async def test_schemathesis_finds_nothing(tmp_path: Path, caplog: pytest.LogCapt
         assert f"Selected: {len(OPERATIONS)}/{len(OPERATIONS)}" in out
         assert "No issues found" in out or not credentials
         if not credentials:
-            protected = sum(path.startswith("/registry/") for _, path in OPERATIONS)
+            protected = sum(path.startswith(("/registry/", "/metrics")) for _, path in OPERATIONS)
             assert f"401 Unauthorized ({protected} operations)" in out
             assert server.registry.store.feed.revision == 0
         async with session(f"http://127.0.0.1:{server.rest_port}", basic()) as rest:
