@@ -1,4 +1,4 @@
-"""Which of two forms of an answer a client wants: a page or JSON (RFC 9110, section 12.5.1)."""
+"""Which of two forms of an answer a client wants: a page or JSON, and of metrics text or OpenMetrics (RFC 9110, section 12.5.1)."""
 
 from typing import Final
 
@@ -6,6 +6,8 @@ from aiohttp import web
 
 _HTML: Final = ("text/html", "text/*", "*/*")
 _JSON: Final = ("application/json", "application/*", "*/*")
+_OPENMETRICS: Final = ("application/openmetrics-text",)
+_TEXT: Final = ("text/plain", "text/*", "*/*")
 
 
 def prefers_html(request: web.Request) -> bool:
@@ -18,6 +20,12 @@ def prefers_json(request: web.Request) -> bool:
     """Whether a client wants JSON more than a page; who has no preference does not."""
     weights = _weights(request.headers.get("Accept", "*/*").lower())
     return _quality(weights, _JSON) > _quality(weights, _HTML)
+
+
+def prefers_openmetrics(request: web.Request) -> bool:
+    """Whether a client asks for metrics as OpenMetrics by name, and wants that more than plain text."""
+    weights = _weights(request.headers.get("Accept", ""))
+    return _quality(weights, _OPENMETRICS) > _quality(weights, _TEXT)
 
 
 def _weights(accept: str) -> dict[str, float]:

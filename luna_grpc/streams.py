@@ -1,26 +1,31 @@
 """Heartbeat streams: which generation an id stands for, and what becomes of the instances when a stream breaks."""
 
 from collections.abc import Iterable
+from typing import Final
 
-from luna_grpc.errors import LunaError, NotFoundError, SupersededError
+from luna_grpc.errors import LunaError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.model import Actor, OnDisconnect
 from luna_grpc.registry import Beat, Registry
 from luna_grpc.store import Registration
+
+MOST: Final = 100_000
+"""How many ids a stream remembers unless told otherwise."""
 
 
 class HeartbeatStream:
     """The heartbeats of one long-lived stream.
 
     An id is bound to one generation at its first mention; from then on it renews that generation only, so a worker that was
-    replaced neither renews its successor nor takes it down.
+    replaced neither renews its successor nor takes it down. It remembers at most so many ids: `most`.
     """
 
-    def __init__(self, registry: Registry, actor: Actor) -> None:
+    def __init__(self, registry: Registry, actor: Actor, most: int = MOST) -> None:
         self.on_disconnect = OnDisconnect.KEEP
         self._registry = registry
         self._store = registry.store
         self._actor = actor
         self._limited = bool(actor.user.prefixes)
+        self._most = most
         self._closed = False
         self._bound: dict[str, Registration] = {}
         # Generations that were named and are not the current ones: bare mentions must not fall back to a successor.
@@ -28,7 +33,7 @@ class HeartbeatStream:
 
     def bind(self, instance_id: str, generation: int) -> None:
         """Let an id renew this generation only from now on, whatever becomes of the heartbeat that names it; 0 names none."""
-        if generation and generation != self._generation(instance_id):
+        if generation and generation != self._generation(instance_id) and not self._is_too_much(instance_id):
             self._bound.pop(instance_id, None)
             self._named[instance_id] = generation
 
@@ -48,7 +53,7 @@ class HeartbeatStream:
         return others
 
     def _first_mentioned(self, instance_id: str) -> Registration | None:
-        if instance_id in self._named:
+        if instance_id in self._named or self._is_full:
             return None
         registration = self._store.get(instance_id)
         if registration is not None:
@@ -75,8 +80,14 @@ class HeartbeatStream:
 
         Raises:
             LunaError: see `Registry.heartbeat`.
+            ResourceExhaustedError: the stream speaks of as many instances as it may already.
 
         """
+        if self._is_too_much(beat.instance_id):
+            raise ResourceExhaustedError(
+                f"this stream has named {self._most} instances, the most that one may (LUNA_MAX_INSTANCES_PER_STREAM): "
+                "open another stream for further ones; a new stream begins with none"
+            )
         generation = beat.generation or self._generation(beat.instance_id)
         try:
             registration = await self._registry.heartbeat(beat._replace(generation=generation), actor=self._actor, holder=self)
@@ -94,6 +105,7 @@ class HeartbeatStream:
 
         That is nobody, unless the stream broke, `on_disconnect` asks for it, and the registry itself was not deaf.
         """
+        self._registry.broken_streams += broken
         held = [registration for registration in self._bound.values() if self._holds(registration)]
         self._closed = True
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
@@ -110,12 +122,20 @@ class HeartbeatStream:
         """Deregister an instance; return whether it is gone, whoever did it."""
         instance = registration.instance
         try:
-            await self._store.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
+            await self._registry.deregister(instance.info.instance_id, generation=instance.generation, actor=self._actor)
         except (NotFoundError, SupersededError):
             return True
         except LunaError:  # it cannot be removed now; then at least its lease ends
             return False
         return True
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._bound) + len(self._named) >= self._most
+
+    def _is_too_much(self, instance_id: str) -> bool:
+        """Whether an id would be one more than may be remembered."""
+        return self._is_full and instance_id not in self._bound and instance_id not in self._named
 
     def _may_change(self, registration: Registration) -> bool:
         said = registration.instance.info

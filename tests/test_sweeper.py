@@ -14,7 +14,7 @@ from luna_grpc.serve import Running
 from luna_grpc.sweeper import FREEZE_AFTER, CollectorPolicy, sweep_once
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import FakeClock, channel, session
+from support import FakeClock, channel, session, status_of
 
 
 @pytest.fixture
@@ -49,18 +49,17 @@ async def test_everything_that_is_due_is_declared_in_slices_that_let_others_run(
 
 
 @pytest.mark.usefixtures("collector")
-def test_what_changes_bring_is_hidden_from_the_collector() -> None:
-    """Every so many changes."""
-    gc.unfreeze()
+def test_whatever_comes_about_is_hidden_from_the_collector() -> None:
+    """As soon as much has: not only registrations, streams as well."""
     policy = CollectorPolicy()
     frozen = gc.get_freeze_count()
     assert frozen > 0
     objects = [[number] for number in range(100)]
-    policy.changed_to(FREEZE_AFTER - 1)
+    policy.tidy()
     assert gc.get_freeze_count() <= frozen
-    policy.changed_to(FREEZE_AFTER)
-    assert gc.get_freeze_count() > frozen
-    assert len(objects) == 100
+    objects += [[number] for number in range(10_000 * FREEZE_AFTER)]
+    policy.tidy()
+    assert gc.get_freeze_count() > frozen + len(objects) // 2
 
 
 @pytest.mark.usefixtures("collector")
@@ -82,7 +81,7 @@ async def test_connections_that_were_frozen_are_freed_when_they_close(server: Ru
             await streams[-1].read()
             watches.append(stub.WatchServices(pb.WatchServicesRequest()))
             await watches[-1].read()
-        await asyncio.gather(*(client.get("/registry/v1/services/json") for _ in range(20)))
+        await asyncio.gather(*(status_of(client, "/registry/v1/services/json") for _ in range(20)))
         gc.freeze()
         for call in [*streams, *watches]:
             call.cancel()

@@ -99,13 +99,13 @@ class Worker:
             async for answer in registry.StreamHeartbeats(self._heartbeats(), metadata=CREDENTIALS):
                 for failure in answer.failures:
                     _raise_if_refused(failure.code, failure.message)
-                forgotten = any(failure.code == code_pb2.NOT_FOUND for failure in answer.failures)
-                if forgotten or answer.lease.epoch != self._epoch:  # the registry was started anew
+                missing = any(failure.code == code_pb2.NOT_FOUND for failure in answer.failures)
+                forgotten = missing or answer.lease.epoch != self._epoch  # the registry was started anew
+                if forgotten:
                     self._generation = 0
-                    return
-                if answer.reconnect:
-                    return
                 self._learn(answer.lease)
+                if forgotten or answer.reconnect:
+                    return
                 # One interval until the next heartbeat, and one for its answer.
                 silence.reschedule(asyncio.get_running_loop().time() + 2 * self._interval)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +26,25 @@ T = TypeVar("T")
 
 
 def soak(short: T, long: T) -> T:
-    """Return how much there is to do: little, or all of it when LUNA_SOAK is set."""
+    """Return how much is to be done: `short` in every run of the tests, `long` in `make soak`."""
     return long if SOAK else short
 
 
+def percentile(figures: Sequence[float], share: float) -> float:
+    """Return the figure that this share of them does not exceed."""
+    return sorted(figures)[max(0, math.ceil(share * len(figures)) - 1)]
+
+
+def memory(pid: int) -> int:
+    """Return the bytes of memory that a process takes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
-    """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
+    """Return what a server has logged that is a problem of its own: not that the machine was busy, nor what strangers tried."""
     log.seek(0)
     lines = [json.loads(line) if line.startswith(b"{") else {"level": "none", "event": line.decode()} for line in log]
-    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
-
-
-def memory_of(pid: int) -> float:
-    """Return the memory that a process holds, in MB."""
-    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) / 1024
+    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] not in {"stalled", "login failed"}]
 
 
 def seconds(moment: Timestamp) -> float:
@@ -49,7 +55,8 @@ def seconds(moment: Timestamp) -> float:
 def measured(record: Callable[[str, object], None], name: str, *figures: float) -> None:
     """Keep figures with the test's report, and show the span of them with `pytest -s`."""
     record(name, [round(figure, 4) for figure in figures])
-    sys.stdout.write(f"\n{name}: {min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f} ({len(figures)})\n")
+    span = f"{figures[0]:.3f}" if len(figures) == 1 else f"{min(figures):.3f} to {max(figures):.3f}, median {median(figures):.3f}"
+    sys.stdout.write(f"\n{name}: {span} ({len(figures)})\n")
 
 
 async def eventually(look: Callable[[], T | None], within: float, what: str) -> T:

@@ -13,7 +13,7 @@ from typing import IO
 import h2.connection
 import hpack
 import pytest
-from harness import complaints, memory_of, soak
+from harness import complaints, memory, soak
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import Frame, HeadersFrame
 from mutations import Call, damaged, grpc_call, http_request
@@ -63,9 +63,9 @@ async def attacked() -> AsyncIterator[tuple[Luna, IO[bytes]]]:
 
 
 async def in_halves(server: Luna, count: int, attack: Callable[[random.Random], Awaitable[None]], abreast: int) -> list[float]:
-    """Attack so many times, some of it at a time; return the memory after each half, when nothing is registered any more."""
+    """Attack so many times, some of it at a time; return the memory in MB after each half, when nothing is registered any more."""
     chance = random.Random(SEED)
-    memory = []
+    held = []
     for half in (count // 2, count - count // 2):
         left = iter(range(half))
 
@@ -75,8 +75,8 @@ async def in_halves(server: Luna, count: int, attack: Callable[[random.Random], 
 
         await asyncio.gather(*(attacker() for _ in range(abreast)))
         await forget_all(server)
-        memory.append(memory_of(server.pid))
-    return memory
+        held.append(memory(server.pid) / 1e6)
+    return held
 
 
 async def forget_all(server: Luna) -> None:

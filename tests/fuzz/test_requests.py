@@ -23,7 +23,7 @@ from luna_grpc.errors import InvalidArgumentError, UnauthenticatedError
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.registry import LeasePolicy, Registry
-from luna_grpc.rpc import guard as rpc_guard
+from luna_grpc.rpc import limits
 from luna_grpc.rpc.listing import list_services
 from luna_grpc.serve import Running, running
 from luna_grpc.throttle import Throttle
@@ -193,16 +193,16 @@ async def test_any_header_is_refused(authenticators: list[Authenticator], header
 def test_the_address_of_a_peer_is_read(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
     """As gRPC writes it: an IPv6 address in brackets, percent-encoded."""
     text = f"[{address}]" if address.version == 6 else str(address)
-    assert rpc_guard.address(f"ipv{address.version}:{quote(text, safe=':')}:{port}") == str(address)
+    assert limits.address(f"ipv{address.version}:{quote(text, safe=':')}:{port}") == str(address)
 
 
 @given(ANY_TEXT)
 def test_any_peer_has_some_address(peer: str) -> None:
     """And can be slowed down by it."""
     throttle = Throttle(1, lambda: 0.0)
-    throttle.begin(rpc_guard.address(peer))
-    throttle.succeeded(rpc_guard.address(peer))
-    throttle.begin(rpc_guard.address(peer))
+    throttle.begin(limits.address(peer))
+    throttle.succeeded(limits.address(peer))
+    throttle.begin(limits.address(peer))
 
 
 # Tokens
@@ -227,7 +227,7 @@ async def test_pages_put_together_are_the_list(names: list[str], size: int, pref
     seen: list[tuple[str, str]] = []
     token = ""
     for _ in range(20):
-        page = list_services(registry, pb.ListServicesRequest(page_size=size, page_token=token, name_prefix=prefix))
+        page = list_services(registry, pb.ListServicesRequest(page_size=size, page_token=token, name_prefix=prefix), 1000)
         seen += [(service.name, instance.instance_id) for service in page.services for instance in service.instances]
         token = page.next_page_token
         if not token:
@@ -247,7 +247,7 @@ async def test_any_page_token_is_gone_on_from_or_refused(token: str) -> None:
     """By the name of its field."""
     registry = await registry_of(["a", "b"])
     try:
-        list_services(registry, pb.ListServicesRequest(page_token=token))
+        list_services(registry, pb.ListServicesRequest(page_token=token), 1000)
     except InvalidArgumentError as error:
         assert error.field == "page_token"
 
