@@ -8,11 +8,10 @@ from typing import Final
 import structlog
 
 from luna_grpc.registry import Registry
+from luna_grpc.turns import SLICE, let_others_run
 
 TICK: Final = 0.05
 """Seconds between two sweeps, so an expiry is declared at most this long after its deadline, and a slice."""
-SLICE: Final = 0.003
-"""Seconds after which a sweep lets others run."""
 FREEZE_AFTER: Final = 3
 """How many collections of the middle generation there may be, each after some 7,000 new objects, until what is alive is frozen."""
 
@@ -41,7 +40,7 @@ async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:
         if not report.swept.more:
             break
         if time.perf_counter() - started >= SLICE:
-            await asyncio.sleep(0)
+            await let_others_run()
             started = time.perf_counter()
     if expired or evicted:
         log.info("swept", expired=expired, evicted=evicted)
