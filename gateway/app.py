@@ -2,85 +2,114 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.answers import SAFE, empty_answer, text_answer
 from gateway.api import Api
+from gateway.connections import Limits, Runner
+from gateway.docs import Docs
 from gateway.guard import Guard, Handler
-from gateway.negotiate import prefers_json
-from gateway.panel import Panel, static_file
+from gateway.listener import Listener
+from gateway.lists import Lists
+from gateway.negotiate import prefers_json, prefers_openmetrics
+from gateway.pages import static_file
+from gateway.panel import Panel
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
+from luna_grpc.metrics import Metrics
 from luna_grpc.registry import Registry
+from luna_grpc.tls import Identity
 
 PROTECTED: Final = "/registry/"
+METRICS: Final = "/metrics"
 PREFIX: Final = "/registry/v1"
-MAX_BODY: Final = 100 * 1024
 CUT_OFF: Final = 0.1
 """Seconds to end what is still in flight when the grace period is over."""
-KEEPALIVE: Final = 75.0
-"""Seconds; above the 60 s after which common load balancers give a connection up, so that they do it and not we."""
 
 
 log: Final = logging.getLogger("luna.http")
-# Bytes that are no HTTP are answered with 400; at the level of an error, strangers could fill the log with them.
-log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+# A body that nobody wanted may be damaged; at the level of an error, strangers could fill the log with that.
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], web.RequestPayloadError)))
 
 
 class RestServer:
     """Serves the REST API and the panel on one port."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings, connections: int) -> None:
         self.ready = False
+        self.metrics: Metrics | None = None
+        """What `/metrics` shows; None: there is no such path."""
         self._registry = registry
         self._guard = Guard(registry, authenticator, settings)
-        self._in_flight = self._guard.in_flight
+        self.in_flight = self._guard.in_flight
+        self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
-        self.app = web.Application(client_max_size=MAX_BODY)
+        self._settings = settings
+        self.app = web.Application(client_max_size=settings.max_body)
         self._add_routes()
-        self._runner = web.AppRunner(
+        self._looking: asyncio.Task[None] | None = None
+        self._runner = Runner(
             self.app,
+            Limits.of(settings, connections),
+            shutdown_timeout=CUT_OFF,
             access_log=None,
             logger=log,
-            handler_cancellation=True,
-            keepalive_timeout=KEEPALIVE,
-            shutdown_timeout=CUT_OFF,
+            keepalive_timeout=settings.idle_timeout,
         )
+        self._listener = Listener(self._connection, settings.header_timeout)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port; 0 picks a free one.
+    async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
+        """Listen, with TLS when there is an identity, and return the port; 0 picks a free one.
 
         Raises:
             OSError: the port cannot be had.
 
         """
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, reuse_port=False).start()
-        return int(self._runner.addresses[0][1])
+        self._looking = asyncio.create_task(self._runner.connections.look_forever())
+        return await self._listener.open(host, port, identity.context if identity is not None else None)
+
+    async def renew(self, identity: Identity) -> None:
+        """Use another identity for connections from now on.
+
+        Raises:
+            OSError: see `Listener.renew`.
+
+        """
+        await self._listener.renew(identity.context)
+
+    def _connection(self) -> asyncio.Protocol:
+        return cast("Callable[[], asyncio.Protocol]", self._runner.server)()  # it is there from `setup` to `cleanup`
 
     async def stop(self) -> None:
         """Let requests in flight finish, for at most `shutdown_grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
-        for site in self._runner.sites:
-            await site.stop()
+        self._listener.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._in_flight.drain(), self._grace)
+            await asyncio.wait_for(self.in_flight.drain(), self._grace)
         server = self._runner.server
         if server is not None:  # it was started
             # Every request is handled; what is left is to send answers to those who read slowly.
             server.pre_shutdown()
             await server.shutdown(max(CUT_OFF, deadline - loop.time()))
         await self._runner.cleanup()
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
 
     def _add_routes(self) -> None:
-        api, panel, guard = Api(self._registry), Panel(self._registry), self._guard
+        lists, panel, guard = Lists(self._registry, self._settings.max_listed), Panel(self._registry), self._guard
+        docs = Docs(self._settings.max_body)
+        api = Api(self._registry, lists, self._settings.max_body)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
-        services = _negotiated(api.get_services, panel.services_page)
+        services = _negotiated(api.get_services, lists.in_turn(panel.services_page))
         read, change = Action.READ, Action.CHANGE
         protected: list[tuple[str, str, Action, Handler]] = [
             (hdrs.METH_POST, instance, change, api.post_instance),
@@ -90,8 +119,16 @@ class RestServer:
             (hdrs.METH_GET, PREFIX + "/services", read, services),
             (hdrs.METH_GET, PREFIX + "/services/", read, services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
-            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, _negotiated(api.get_service, panel.service_page)),
+            (
+                hdrs.METH_GET,
+                PREFIX + "/services/{name:[^/]+}",
+                read,
+                _negotiated(api.get_service, lists.in_turn(panel.service_page)),
+            ),
+            (hdrs.METH_GET, PREFIX + "/openapi.json", read, docs.openapi),
+            (hdrs.METH_GET, PREFIX + "/docs", read, docs.try_page),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
+            (hdrs.METH_GET, METRICS, read, self._metrics),
         ]
         routes = [
             *((method, path, guard.protect(action, handler)) for method, path, action, handler in protected),
@@ -109,8 +146,8 @@ class RestServer:
     async def _elsewhere(self, request: web.Request, _: User) -> web.Response:
         """Answer what a browser asks before it asks, and refuse the rest."""
         if request.method == hdrs.METH_OPTIONS and self._guard.preflight(request):
-            return web.Response(status=204)
-        if request.path.startswith(PROTECTED):
+            return empty_answer(204)
+        if request.path.startswith((PROTECTED, METRICS)):
             await self._guard.user(request)
         allowed: set[str] = set()
         for resource in self.app.router.resources():
@@ -123,18 +160,25 @@ class RestServer:
         lines = ["ok" if self.ready else "not ready"]
         if "verbose" in request.query:
             lines.append(f"serving: {'yes' if self.ready else 'no, starting or stopping'}")
-            lines.append(f"instances: {registry.store.count()}")
+            lines.append(f"instances: {'not all read yet' if registry.loading else registry.store.count()}")
             lines.append(f"heartbeats: {registry.heartbeats} since the start")
             lines.append(f"warming: {'yes, watchers of an earlier run are not yet told who is gone' if registry.warming else 'no'}")
-        return web.Response(text="\n".join(lines) + "\n", status=200 if self.ready else 503)
+        return text_answer("\n".join(lines) + "\n", status=200 if self.ready else 503)
+
+    async def _metrics(self, request: web.Request, _: User) -> web.Response:
+        if self.metrics is None:
+            raise web.HTTPNotFound
+        of_process = await asyncio.to_thread(self.metrics.of_process)
+        body, content_type = self.metrics.written(of_process, open_metrics=prefers_openmetrics(request))
+        return web.Response(body=body, headers={**SAFE, hdrs.CONTENT_TYPE: content_type, hdrs.VARY: "Accept"})
 
 
 async def _to_panel(_: web.Request, __: User) -> web.Response:
-    return web.Response(status=302, headers={hdrs.LOCATION: PREFIX + "/services/"})
+    return empty_answer(302, Location=PREFIX + "/services/")
 
 
 async def _livez(_: web.Request, __: User) -> web.Response:
-    return web.Response(text="ok\n")
+    return text_answer("ok\n")
 
 
 def _negotiated(as_json: Handler, as_page: Handler) -> Handler:

@@ -19,6 +19,9 @@ class InFlight:
         self._count = 0
         self._idle = asyncio.Event()
 
+    def __len__(self) -> int:
+        return self._count
+
     def __enter__(self) -> None:
         self._count += 1
 

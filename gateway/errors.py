@@ -14,8 +14,18 @@ STATUS: Final[dict[type[errors.LunaError], int]] = {
     errors.ResourceExhaustedError: 429,
     errors.UnavailableError: 503,
 }
-CODES: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
+CODES: Final = {
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    413: "PAYLOAD_TOO_LARGE",
+    431: "HEADERS_TOO_LARGE",
+}
 """For what HTTP alone refuses."""
+INTERNAL: Final = "INTERNAL"
+"""With 500: a bug."""
+ALL_CODES: Final = (*dict.fromkeys([*(error.code for error in STATUS), *CODES.values(), INTERNAL]),)
+"""Whatever a request can be refused with."""
 
 # Where the JSON calls a field of the model otherwise.
 _FIELDS: Final = {"instance_id": "instanceId", "weight": "balancerOptions.weight"}

@@ -3,11 +3,15 @@
 In this order: the Host name (DNS rebinding), cross-origin rules, credentials, then the handler. Errors of the domain and of HTTP
 become JSON, or a page when a browser asks.
 
+Browsers add the credentials that they remember to whatever a page makes them send: a form, a request of a script. So nothing is
+changed for the page of another origin.
+
 Handlers are wrapped when their routes are made, and no middleware is used: aiohttp's way to call one costs as much as all the rules
 together, on each heartbeat.
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, wraps
 from typing import Any, Final, TypeAlias
@@ -15,12 +19,14 @@ from typing import Any, Final, TypeAlias
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import istr
 
 from gateway import errors
-from gateway.api import json_response
+from gateway.answers import json_answer
 from gateway.drain import InFlight
 from gateway.negotiate import prefers_html
 from gateway.panel import error_page
+from luna_grpc import tls
 from luna_grpc.access import NOBODY, Action, User
 from luna_grpc.auth import CHALLENGE, Authenticator
 from luna_grpc.config import Settings, is_loopback
@@ -32,7 +38,12 @@ Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
 """Answers a request of the user that comes with it."""
 Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
+_ABOUT_THE_BODY: Final = frozenset({web.HTTPRequestTimeout.status_code, web.HTTPRequestEntityTooLarge.status_code})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SITE: Final = istr("Sec-Fetch-Site")
+"""Which browsers send to https and to loopback, and no page can set: same-origin, same-site, cross-site, or none."""
+_NOT_SAID: Final = frozenset({None, "none"})
+"""Nothing, or that no page is behind it."""
 
 log = structlog.get_logger("luna.rest")
 
@@ -42,10 +53,14 @@ class Guard:
 
     def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
         self.in_flight = InFlight()
+        self.refusals = Counter(dict.fromkeys(errors.ALL_CODES, 0))
+        """How many requests were refused, by the code of the answer."""
         self._registry = registry
         self._authenticator = authenticator
+        self._certificates = bool(settings.tls_client_ca)
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._max_body, self._body_timeout = settings.max_body, settings.body_timeout
         self._addresses_too = settings.insecure  # asked for from elsewhere, and an address cannot be rebound
         # Clients name the same few hosts over and over.
         self._is_foreign = lru_cache(maxsize=1024)(self._is_foreign_host)
@@ -84,12 +99,20 @@ class Guard:
 
         Raises:
             PermissionDeniedError: the Host name or the origin is not one to be answered.
-            LunaError: see `Authenticator.verified`.
+            LunaError: see `Authenticator.verified` and `Authenticator.certified`.
 
         """
         self._check_origin(request)
         authorization = request.headers.get(hdrs.AUTHORIZATION)
-        return self._authenticator.known(authorization) or await self._authenticator.verified(authorization, request.remote or "")
+        user = self._authenticator.known(authorization)
+        if user is not None:
+            return user
+        if authorization is None and self._certificates:
+            return self._certified(request)
+        return await self._authenticator.verified(authorization, request.remote or "")
+
+    def _certified(self, request: web.Request) -> User:
+        return self._authenticator.certified(tls.names(request.get_extra_info("peercert")))
 
     def preflight(self, request: web.Request) -> bool:
         """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
@@ -117,9 +140,9 @@ class Guard:
         headers = request.headers
         if self._check_host:
             self._refuse_foreign_host(headers.get(hdrs.HOST))
-        origin = headers.get(hdrs.ORIGIN)
-        if origin is not None:
-            self._refuse_foreign_write(request, origin)
+        origin, site = headers.get(hdrs.ORIGIN), headers.get(_SITE)
+        if origin is not None or site is not None:  # else it is no browser: they say at least one of them with every write
+            self._refuse_foreign_write(request, origin, site)
 
     def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
@@ -133,12 +156,20 @@ class Guard:
             "or add the name to LUNA_ALLOWED_HOSTS"
         )
 
-    def _refuse_foreign_write(self, request: web.Request, origin: str) -> None:
-        """Refuse what another site's page makes a browser send with the credentials that it remembers."""
-        own = origin.partition("://")[2] == request.headers.get("Host")
-        if own or request.method in _READING or self._allowed(origin):
+    def _refuse_foreign_write(self, request: web.Request, origin: str | None, site: str | None) -> None:
+        """Refuse what another site's page makes a browser send with the credentials that it remembers.
+
+        `site` is the browser's own word on whose page it is, and counts first: with it, a form of ours counts as ours although
+        `origin` is "null" (our pages send no referrer), and a page read over http is not ours when we are asked over https.
+        """
+        if request.method in _READING or site == "same-origin" or (origin is not None and self._allowed(origin)):
             return
-        raise PermissionDeniedError(f"pages of {origin!r} may not change the registry; LUNA_CORS_ORIGINS can allow it")
+        if site in _NOT_SAID and (origin is None or _is_own(request, origin)):
+            return
+        raise PermissionDeniedError(
+            f"pages of {'another site' if origin is None else shown(origin)} may not change the registry; "
+            "LUNA_CORS_ORIGINS can allow it"
+        )
 
     def _allowed(self, origin: str) -> bool:
         return origin in self._origins or "*" in self._origins
@@ -163,29 +194,61 @@ class Guard:
                 encoding = InvalidArgumentError("the body is not in the encoding that the headers name", field="body")
                 return self._refusal(request, errors.status(encoding), errors.body(encoding))
             case web.HTTPException():
-                response = self._refusal(request, error.status, _words(request, error))
+                response = self._refusal(request, error.status, self._words(request, error))
+                if error.status == web.HTTPRequestTimeout.status_code:
+                    response.force_close()  # what is left of the body may still come
                 if hdrs.ALLOW in error.headers:
                     response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
                 return response
             case _:
                 log.error("failed", method=request.method, path=request.path, exc_info=error)
-                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": "INTERNAL"})
+                return self._refusal(request, 500, {"error": "the registry failed; its log says how", "code": errors.INTERNAL})
 
     def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
+        self.refusals[body["code"]] += 1
         if prefers_html(request):
             response = error_page(status, body["error"], signed_in=self._is_signed_in(request))
         else:
-            response = json_response(body, status=status)
+            response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:
             response.headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE
         return response
 
+    def _words(self, request: web.Request, error: web.HTTPException) -> dict[str, Any]:
+        words = {
+            404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
+            "/registry/v1/services/",
+            405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
+            408: f"the body did not come to an end within {self._body_timeout:g} s (LUNA_BODY_TIMEOUT)",
+            413: f"the body is larger than {self._max_body} bytes (LUNA_MAX_BODY)",
+        }.get(error.status, error.reason)
+        answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}
+        if error.status in _ABOUT_THE_BODY:
+            answer["field"] = "body"
+        return answer
+
     def _is_signed_in(self, request: web.Request) -> bool:
+        authorization = request.headers.get(hdrs.AUTHORIZATION)
         try:
             self._check_origin(request)
+            user = (
+                self._certified(request)
+                if authorization is None and self._certificates
+                else self._authenticator.known(authorization)
+            )
         except LunaError:
             return False
-        return self._authenticator.known(request.headers.get(hdrs.AUTHORIZATION)) is not None
+        return user is not None
+
+
+def _is_own(request: web.Request, origin: str) -> bool:
+    """Whether an origin is where the request went to.
+
+    Behind a proxy that ends TLS, only its scheme differs. With TLS of our own, a page that came without is not ours: it is of
+    another server of that name, or of whoever sits on the line.
+    """
+    host = request.headers.get(hdrs.HOST)
+    return bool(host) and origin in {f"{request.scheme}://{host}", f"https://{host}"}
 
 
 def _is_address(name: str) -> bool:
@@ -194,16 +257,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _words(request: web.Request, error: web.HTTPException) -> dict[str, Any]:
-    words = {
-        404: f"there is nothing at {request.path}; instances are at /registry/v1/instances/{{instanceId}}, the panel is at "
-        "/registry/v1/services/",
-        405: f"{request.method} is not possible at {request.path}; possible: {error.headers.get('Allow', 'nothing')}",
-        413: "the body is larger than 100 KiB",
-    }.get(error.status, error.reason)
-    answer = {"error": words, "code": errors.CODES.get(error.status, "INVALID_ARGUMENT")}
-    if error.status == web.HTTPRequestEntityTooLarge.status_code:
-        answer["field"] = "body"
-    return answer

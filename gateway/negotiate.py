@@ -1,4 +1,4 @@
-"""Which of two forms of an answer a client wants: a page or JSON (RFC 9110, section 12.5.1)."""
+"""Which of two forms of an answer a client wants: a page or JSON, and of metrics text or OpenMetrics (RFC 9110, section 12.5.1)."""
 
 from typing import Final
 
@@ -6,27 +6,32 @@ from aiohttp import web
 
 _HTML: Final = ("text/html", "text/*", "*/*")
 _JSON: Final = ("application/json", "application/*", "*/*")
+_OPENMETRICS: Final = ("application/openmetrics-text",)
+_TEXT: Final = ("text/plain", "text/*", "*/*")
 
 
 def prefers_html(request: web.Request) -> bool:
     """Whether a client asks for a page by name, as browsers do."""
-    accept = request.headers.get("Accept", "")
+    accept = request.headers.get("Accept", "").lower()
     return "text/html" in accept and not prefers_json(request)
 
 
 def prefers_json(request: web.Request) -> bool:
     """Whether a client wants JSON more than a page; who has no preference does not."""
-    accept = request.headers.get("Accept", "*/*")
-    if "json" not in accept:
-        return False
-    weights = _weights(accept)
+    weights = _weights(request.headers.get("Accept", "*/*").lower())
     return _quality(weights, _JSON) > _quality(weights, _HTML)
+
+
+def prefers_openmetrics(request: web.Request) -> bool:
+    """Whether a client asks for metrics as OpenMetrics by name, and wants that more than plain text."""
+    weights = _weights(request.headers.get("Accept", ""))
+    return _quality(weights, _OPENMETRICS) > _quality(weights, _TEXT)
 
 
 def _weights(accept: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in accept.split(","):
-        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
         quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
         try:
             weights[media_type] = float(quality)

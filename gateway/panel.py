@@ -1,40 +1,25 @@
 """The panel: pages made on the server, complete without JavaScript."""
 
-import hashlib
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
-from urllib.parse import quote
+from typing import Any, Final, Self
 
-from aiohttp import web
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from aiohttp import hdrs, web
 
-from luna_grpc import __version__
+from gateway.pages import moment, page
 from luna_grpc.access import User
 from luna_grpc.model import StatusReason
 from luna_grpc.registry import Registry
 from luna_grpc.store import Registration, Service
 
-HEADERS: Final = {
-    # Nothing but our own style sheet and icon; no script at all.
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 _REASONS: Final = {
     StatusReason.REPORTED: "reported by the instance",
     StatusReason.LEASE_EXPIRED: "no heartbeat in time",
     StatusReason.DISCONNECTED: "its connection broke",
     StatusReason.DRAINED: "taken out of service by an operator",
 }
-_MINUTE: Final = 60
-_HOUR: Final = 60 * _MINUTE
-_DAY: Final = 24 * _HOUR
 _LIST: Final = "/registry/v1/services/"
 PAGE: Final = 100
 """Rows of a list on one page."""
@@ -62,61 +47,6 @@ _ERRORS: Final[dict[int, tuple[str, str, str, str]]] = {
 """For each status a title, and one next step: its words, where it leads to, and the words of the link."""
 _OTHER_ERROR: Final = ("That did not work", "The panel begins at the list.", _LIST, "All services")
 
-templates: Final = Environment(
-    loader=PackageLoader("gateway"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-)
-
-
-def ago(milliseconds: float) -> str:
-    """Write a span of time as people say it: `3 s`, `5 min`, `2 h`, `4 days`."""
-    seconds = max(0, int(milliseconds // 1000))
-    if seconds < _MINUTE:
-        return f"{seconds} s"
-    if seconds < _HOUR:
-        return f"{seconds // _MINUTE} min"
-    if seconds < 2 * _DAY:
-        return f"{seconds // _HOUR} h"
-    return f"{seconds // _DAY} days"
-
-
-def segment(text: str) -> str:
-    """Write `text` as one segment of a path, slashes included; Jinja's own `urlencode` leaves those as they are."""
-    return quote(text, safe="")
-
-
-class _StaticFile(NamedTuple):
-    """Something that pages load: kept in memory, so that no request ever touches the file system."""
-
-    body: bytes
-    content_type: str
-    version: str
-    """Names the content, so that browsers may keep a file for ever and still fetch it again when it has changed."""
-
-
-def _static_file(name: str, content_type: str) -> _StaticFile:
-    body = (Path(__file__).parent / "static" / name).read_bytes()
-    return _StaticFile(body, content_type, hashlib.sha256(body).hexdigest()[:12])
-
-
-_STATIC: Final = {
-    "luna.css": _static_file("luna.css", "text/css"),
-    "luna.svg": _static_file("luna.svg", "image/svg+xml"),
-}
-
-templates.globals["style_version"] = _STATIC["luna.css"].version
-templates.globals["icon_version"] = _STATIC["luna.svg"].version
-templates.globals["luna_version"] = __version__
-templates.filters["segment"] = segment
-
-
-async def static_file(request: web.Request, _: User) -> web.Response:
-    """Serve what pages load."""
-    file = _STATIC.get(request.match_info["file"])
-    if file is None:
-        raise web.HTTPNotFound
-    headers = {**HEADERS, "Cache-Control": "private, max-age=31536000, immutable"}
-    return web.Response(body=file.body, content_type=file.content_type, headers=headers)
-
 
 class Panel:
     """The handlers; each is given a request and the user behind it."""
@@ -129,15 +59,15 @@ class Panel:
         registry = self._registry
         services = list(registry.services())
         services.sort(key=lambda service: (service.up > 0, service.name.lower()))
-        down = sum(not service.up for service in services)
+        totals = registry.store.totals()
         counts = {
-            "up": len(services) - down,
-            "down": down,
-            "instances_up": sum(service.up for service in services),
-            "instances": registry.store.count(),
+            "up": totals.services_up,
+            "down": totals.services - totals.services_up,
+            "instances_up": totals.instances_up,
+            "instances": totals.instances,
         }
         pages = Pages.of(request, len(services))
-        return _page(
+        return page(
             "services.html",
             services=[_service(service) for service in services[pages.start : pages.end]],
             counts=counts,
@@ -153,7 +83,7 @@ class Panel:
         registrations = sorted(service.registrations, key=lambda each: (each.instance.up, each.instance.info.instance_id))
         pages = Pages.of(request, len(registrations))
         instances = [_instance(registration, now) for registration in registrations[pages.start : pages.end]]
-        return _page("service.html", service=_service(service), instances=instances, pages=pages)
+        return page("service.html", service=_service(service), instances=instances, pages=pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +118,7 @@ class Pages:
 def error_page(status: int, message: str, *, signed_in: bool) -> web.Response:
     """Show what went wrong, and what to do next."""
     title, words, href, link = _ERRORS.get(status, _OTHER_ERROR)
-    return _page(
+    return page(
         "error.html",
         status_code=status,
         # To others the style sheet is refused as well, and fetching it would make their browser ask for a password (once more).
@@ -198,12 +128,6 @@ def error_page(status: int, message: str, *, signed_in: bool) -> web.Response:
         message=_sentence(message),
         step={"words": words, "href": href, "link": link},
     )
-
-
-def _page(template: str, *, status_code: int = 200, signed_in: bool = True, **values: Any) -> web.Response:  # noqa: ANN401 - whatever the template takes
-    now = datetime.now(UTC)
-    html = templates.get_template(template).render(signed_in=signed_in, made=_moment(now, now), **values)
-    return web.Response(text=html, status=status_code, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 
 def _service(service: Service) -> dict[str, Any]:
@@ -230,28 +154,33 @@ def _instance(registration: Registration, now: datetime) -> dict[str, Any]:
         "url": said.url,
         "weight": said.weight,
         "metadata": said.metadata,
-        "heartbeat": _moment(datetime.fromtimestamp(registration.last_heartbeat / 1000, UTC), now),
-        "registered": _moment(datetime.fromtimestamp(instance.registered_at / 1000, UTC), now),
+        "heartbeat": moment(datetime.fromtimestamp(registration.last_heartbeat / 1000, UTC), now),
+        "registered": moment(datetime.fromtimestamp(instance.registered_at / 1000, UTC), now),
     }
 
 
-def _moment(moment: datetime, now: datetime) -> dict[str, str]:
-    """Write a moment for a machine, for a person, and as the time since then."""
-    return {
-        "iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
-        "said": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
-        "ago": ago((now - moment).total_seconds() * 1000),
-    }
-
-
-def _example(request: web.Request, user: str, ttl: float) -> dict[str, str]:
+def _example(request: web.Request, user: str, ttl: float) -> dict[str, Any]:
     """Return what the commands that register a first instance need, quoted for the reader's shell."""
+    host = request.headers.get("Host", "localhost:4000")
+    credentials = shlex.quote(f"{user}:")
+    signed_in = hdrs.AUTHORIZATION in request.headers
+    certified = bool(request.get_extra_info("peercert"))
+    curl = [f"-u {credentials}"] * signed_in + ["--cert client.pem --key client.key"] * certified
+    grpcurl = (
+        ["-plaintext"] * (not request.secure)
+        + ["-cert client.pem -key client.key"] * certified
+        + [f'-H "authorization: Basic $(printf %s {credentials} | base64)"'] * signed_in
+    )
+    # A certificate is for the name that the reader used.
+    grpc_host = (host.rpartition(":")[0] or host) if request.secure else "127.0.0.1"
     return {
-        "user": user,
-        "credentials": shlex.quote(f"{user}:"),
-        "url": shlex.quote(
-            f"{request.scheme}://{request.headers.get('Host', 'localhost:4000')}/registry/v1/instances/hello:localhost:8080"
-        ),
+        "user": user if signed_in else "",
+        "curl": " ".join(curl),
+        "grpcurl": " ".join(grpcurl),
+        "url": shlex.quote(f"{request.scheme}://{host}/registry/v1/instances/hello:localhost:8080"),
+        "grpc": shlex.quote(f"{grpc_host}:50051"),
+        "tls": request.secure,
+        "certified": certified,
         "ttl": f"{ttl:g} s",
     }
 

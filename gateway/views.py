@@ -9,7 +9,7 @@ from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import NO_METADATA, Info, Instance, Status, shown
 from luna_grpc.store import Service
 
-_REQUIRED: Final = ("instanceId", "name", "version", "url", "status")
+REQUIRED: Final = ("instanceId", "name", "version", "url", "status")
 """What the original Luna required; the rest may be missing or null."""
 _STATUS: Final = {status.value: status for status in Status}
 
@@ -25,16 +25,16 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
 
     """
     data = _object(body)
-    status = _STATUS.get(data.get("status", "")) if isinstance(data.get("status"), str) else None
-    missing = [field for field in _REQUIRED if data.get(field) in (None, "")]
+    missing = [field for field in REQUIRED if data.get(field) in (None, "")]
     if missing:
         raise InvalidArgumentError(
             f"missing in the body, which describes the whole instance: {', '.join(missing)}", field=missing[0]
         )
-    if data["instanceId"] != instance_id:
+    if _text(data, "instanceId") != instance_id:
         raise InvalidArgumentError(
             f"instanceId is {shown(data['instanceId'])} in the body, but {shown(instance_id)} in the path", field="instanceId"
         )
+    status = _STATUS.get(_text(data, "status"))
     if status is None:
         raise InvalidArgumentError(f"status is {shown(data['status'])}; it must be OK or DOWN", field="status")
     info = Info.of(
@@ -78,6 +78,8 @@ def _weight(options: object) -> int | None:
     weight = options.get("weight")
     if weight is None:
         return None
+    if isinstance(weight, float) and weight.is_integer():  # 10.0 is a whole number too, and some languages write it so
+        return int(weight)
     if not isinstance(weight, int) or isinstance(weight, bool):
         raise InvalidArgumentError("balancerOptions.weight must be a whole number", field="weight")
     return weight

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hmac
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -19,6 +19,8 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 
 from luna_grpc.access import Role, User
 from luna_grpc.errors import ResourceExhaustedError, UnauthenticatedError
+from luna_grpc.logs import FailedLogins
+from luna_grpc.model import shown
 from luna_grpc.throttle import Throttle
 
 CHALLENGE: Final = 'Basic realm="Luna", charset="UTF-8"'
@@ -52,11 +54,10 @@ class Authenticator:
         *,
         throttle: Throttle | None = None,
     ) -> None:
-        """`password` None: there is no user `username` with a password of its own, only `accounts`."""
-        self._simple: User | None = None
-        self._simple_header = b""
+        """`password` None: there are only `accounts`; or, without those too, a user `username` known by certificate alone."""
+        self._simple = None if password is None and accounts is not None else User(username, Role.ADMIN)
+        self._simple_header: bytes | None = None
         if password is not None:
-            self._simple = User(username, Role.ADMIN)
             # What nearly every client sends, letter by letter: compared before anything is parsed.
             self._simple_header = b"Basic " + base64.b64encode(f"{username}:{password}".encode())
             self._simple_pair = (username.encode(), password.encode())
@@ -69,15 +70,21 @@ class Authenticator:
         self._unknown_hash = self._hasher.hash(secrets.token_urlsafe()) if accounts is not None else ""
         self._executor = ThreadPoolExecutor(1, "luna-argon2") if accounts is not None else None
         self._observers: list[Callable[[], None]] = []
+        self._failed_logins = FailedLogins()
         self.failures = 0
         """How many login attempts had wrong credentials."""
+
+    @property
+    def throttled(self) -> int:
+        """How many login attempts were not even looked at."""
+        return self._throttle.refusals
 
     def known(self, authorization: str | None) -> User | None:
         """Return whose credentials a header carries, when that is known without any work."""
         if authorization is None:
             return None
         header = authorization.encode(errors="surrogateescape")
-        if self._simple is not None and hmac.compare_digest(header, self._simple_header):
+        if self._simple_header is not None and hmac.compare_digest(header, self._simple_header):
             return self._simple
         if not self._remembered:
             return None
@@ -105,18 +112,29 @@ class Authenticator:
         user = await self._found(authorization.encode(errors="surrogateescape"))
         if user is None:
             self.failures += 1
+            self._failed_logins(address, self._named(authorization), self.failures)
             raise UnauthenticatedError(_REFUSAL)
         self._throttle.succeeded(address)
         return user
 
-    def certified(self, names: Iterable[str]) -> User | None:
-        """Return the user that a client certificate stands for: the first of its names that a user has."""
+    def certified(self, names: Sequence[str]) -> User:
+        """Return the user that a client certificate stands for: the first of its names that a user has.
+
+        To be asked when no credentials were sent, for those count instead.
+
+        Raises:
+            UnauthenticatedError: none of them is a user's.
+
+        """
         for name in names:
             if name in self._accounts:
                 return self._accounts[name].user
             if self._simple is not None and name == self._simple.name:
                 return self._simple
-        return None
+        raise UnauthenticatedError(
+            f"no credentials were sent, and none of the client certificate's names is a user's ({shown(', '.join(names))}): send "
+            "Basic auth, or have a user of such a name added"
+        )
 
     # Reloading
 
@@ -142,11 +160,18 @@ class Authenticator:
 
     # How it is found out
 
+    def _named(self, authorization: str) -> str | None:
+        """Return the user name in a header, when there is a user of that name."""
+        pair = _pair(authorization.encode(errors="surrogateescape"))
+        name = pair[0].decode(errors="replace") if pair else ""
+        known = name in self._accounts or (self._simple is not None and name == self._simple.name)
+        return name if known else None
+
     async def _found(self, header: bytes) -> User | None:
         pair = _pair(header)
         if pair is None:
             return None
-        if self._simple is not None and _same(pair, self._simple_pair):
+        if self._simple_header is not None and _same(pair, self._simple_pair):
             return self._simple
         account = await self._checked(header, pair)
         # While it was checked, the users may have been replaced.
@@ -160,7 +185,7 @@ class Authenticator:
         checking = self._checking.get(digest)
         if checking is None:
             if len(self._checking) >= MAX_CHECKING:
-                raise ResourceExhaustedError("too many logins are being checked; try again in a moment")
+                raise ResourceExhaustedError("too many logins are being checked; try again in a moment", retry_after=1)
             account = self._accounts.get(pair[0].decode(errors="replace"))
             work = asyncio.get_running_loop().run_in_executor(self._executor, self._matches, account, pair[1])
             checking = self._checking[digest] = asyncio.ensure_future(self._remember(digest, account, work))

@@ -40,7 +40,7 @@ def add(
 
     Example: luna user add orders-ci --role writer --prefix orders --file users.toml
     """
-    password = sys.stdin.readline().rstrip("\n") if password_stdin else _asked()
+    password = _piped() if password_stdin else _asked()
     try:
         users.add(file, name, role=role, prefixes=prefix or (), password=password, replace=replace)
     except users.UsersFileError as error:
@@ -73,6 +73,13 @@ def list_(file: File) -> None:
         _fail(error)
     for user, _ in accounts.values():
         typer.echo(f"{user.name}\t{user.role.value}\t{' '.join(user.prefixes)}".rstrip())
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.readline().rstrip("\n")
+    except UnicodeDecodeError:
+        _fail("what standard input holds is not text in UTF-8")
 
 
 def _asked() -> str:

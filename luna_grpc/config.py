@@ -51,6 +51,13 @@ class Settings(BaseSettings):
     max_failed_logins: int = Field(
         default=10, ge=0, description="Wrong logins taken from one address at a time; one more each second. 0: no limit."
     )
+    tls_cert: str = Field(
+        default="", description="File with the certificate of both doors and those between it and its CA, in PEM; empty: no TLS."
+    )
+    tls_key: str = Field(default="", description="File with the key of the certificate, in PEM, without a password.")
+    tls_client_ca: str = Field(
+        default="", description="File with CAs, in PEM; when set, both doors answer only clients with a certificate of one of them."
+    )
     insecure: bool = Field(default=False, description="Allow an empty password on addresses that others can reach.")
     allowed_hosts: Names = Field(
         default=(), description="With an empty password: further Host names to answer to, with commas between; * for any."
@@ -83,8 +90,42 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(
         default=10.0, ge=0, le=3600, description="Seconds that requests in flight get to finish when stopping."
     )
+    max_instances: int = Field(default=1_000_000, ge=0, description="The most instances in all; 0: no limit.")
+    max_instances_per_service: int = Field(default=100_000, ge=0, description="The most instances of one service; 0: no limit.")
+    max_instances_per_stream: int = Field(default=100_000, ge=1, description="The most instances that one heartbeat stream names.")
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
+    max_streams_per_connection: int = Field(
+        default=500, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
+    )
+    max_streams_per_address: int = Field(
+        default=0, ge=0, description="The same, of one address; 0: no limit, because many may share an address."
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="The most connections at a time, at each door; default: half of the open files that the system allows.",
+    )
+    max_connections_per_address: int = Field(
+        default=0, ge=0, description="The most REST connections of one address at a time; 0: no limit."
+    )
+    max_body: int = Field(default=102_400, ge=1024, description="The most bytes of a REST request's body.")
+    max_message: int = Field(default=4_194_304, ge=1024, description="The most bytes of a gRPC request.")
+    max_header_size: int = Field(default=16_384, ge=1024, description="The most bytes of a request's headers, at both doors.")
+    max_page_size: int = Field(default=1_000, ge=1, description="The most services in one page of ListServices.")
+    max_listed: int = Field(
+        default=2_000_000, ge=1, description="The most instances in all the lists that the REST door sends at a time."
+    )
+    header_timeout: float = Field(
+        default=10.0, gt=0, le=3600, description="Seconds that a client has to send the headers of a request, or its first bytes."
+    )
+    body_timeout: float = Field(default=30.0, gt=0, le=3600, description="Seconds that a REST client has to send a body.")
+    write_timeout: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds after which a REST client is dropped that takes nothing of its answer."
+    )
+    idle_timeout: float = Field(
+        default=75.0, gt=0, le=86_400, description="Seconds after which a connection is closed on which nothing is asked."
+    )
     max_connection_age: float = Field(
         default=0.0,
         ge=0,
@@ -117,11 +158,22 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name)]
+        missing = [name for name in ("tls_cert", "tls_key") if given and name not in given]
+        if missing:
+            raise ValueError(
+                f"{flag(missing[0])} / {variable(missing[0])} is missing: {variable(given[0])} is set, and TLS takes a certificate "
+                "and its key"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_open_door(self) -> Self:
         if not self.open_to_all or self.insecure or is_loopback(self.host):
             return self
         raise ValueError(
-            f"the password is empty, and others can reach {self.host}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
+            f"the password is empty, and others can reach {self.host!r}: set LUNA_AUTH_PASSWORD, or listen on 127.0.0.1, "
             "or allow it with LUNA_INSECURE=1"
         )
 
@@ -134,8 +186,11 @@ class Settings(BaseSettings):
 
     @property
     def open_to_all(self) -> bool:
-        """Whether the password of the one user there is is empty."""
-        return not self.users_file and not self.auth_password.get_secret_value()
+        """Whether whoever reaches a door is let in: by the empty password of the one user there is.
+
+        With a users file or a client CA an empty password is nobody's.
+        """
+        return not self.users_file and not self.tls_client_ca and not self.auth_password.get_secret_value()
 
     @property
     def effective_warmup(self) -> float:

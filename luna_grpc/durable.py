@@ -1,25 +1,29 @@
 """The store in memory whose changes are on disk before anyone is told of them.
 
 A change waits for its turn (one at a time for each id), is decided, written, and only then carried out in memory: disk, memory,
-watch, answer. It goes on to its end even if the one who asked has left, so disk and memory never differ by half a change.
+watch, answer. It goes on to its end even if the one who asked has left, so disk and memory never differ by half a change. Meanwhile
+the lease may end, and no more than that: nothing is evicted that is changing.
 
-What nobody waits for is written soon after: ended leases, those that come back, evictions. Heartbeats are not written at all. So a
-disk that hangs or is full keeps changes from being made, and no heartbeat from counting.
+What nobody waits for is written soon after: ended leases, those that come back, evictions. Heartbeats are not written at all, and a
+change counts as one at once. So a disk that hangs or is full keeps changes from being made, and no heartbeat from counting.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+
+import structlog
 
 from luna_grpc.clock import Clock
-from luna_grpc.errors import LunaError
-from luna_grpc.memory import Decided, MemoryStore
-from luna_grpc.model import Actor, Info, Status
-from luna_grpc.statefile import Kept, StateFile, Statement, forget, given, keep
-from luna_grpc.store import Registration, Terms
+from luna_grpc.errors import LunaError, ResourceExhaustedError
+from luna_grpc.memory import UNLIMITED, Decided, MemoryStore
+from luna_grpc.model import Actor, Info, Instance, Status
+from luna_grpc.statefile import RETRY_AFTER, StateFile
+from luna_grpc.stateformat import Kept, Statement, forget, keep
+from luna_grpc.store import Capacity, Registration, Terms
 from luna_grpc.watch import Event
 
 SOON: Final = 0.1
@@ -27,19 +31,38 @@ SOON: Final = 0.1
 RETRY: Final = 1.0
 """The same, after the disk has failed."""
 SLICE: Final = 500
-"""Registrations written or read before others get their turn."""
+"""Registrations written at a time of which nobody waits for one."""
+MAX_CHANGES: Final = 20_000
+"""The most changes under way; more are refused at once."""
+PATIENCE: Final = 10.0
+"""Seconds that a disk which does not answer gets when the registry stops."""
 
+log = structlog.get_logger("luna.state")
 T = TypeVar("T")
+
+
+class _Asked(NamedTuple):
+    """What comes with a change."""
+
+    terms: Terms
+    at: float
+    """Monotonic seconds: when the terms were made."""
+    actor: Actor
+    heard: bool
+    """Whether it has counted as a heartbeat already."""
 
 
 class DurableStore(MemoryStore):
     """See the module, and `luna_grpc.store.Store` for the contract. Its changes raise UnavailableError when the disk fails."""
 
-    def __init__(self, clock: Clock, file: StateFile, *, evict_after: float, warming: bool = False) -> None:
-        super().__init__(clock, evict_after=evict_after, warming=warming and file.fresh, epoch=file.epoch)
+    def __init__(
+        self, clock: Clock, file: StateFile, *, evict_after: float, capacity: Capacity = UNLIMITED, warming: bool = False
+    ) -> None:
+        super().__init__(clock, evict_after=evict_after, capacity=capacity, warming=warming and file.fresh, epoch=file.epoch)
+        self.file = file
         self._last_generation = max(self._last_generation, file.last_generation)
         self._clock = clock
-        self._file = file
+        self._changes = 0  # how many are under way
         self._turns: dict[str, asyncio.Task[Any]] = {}  # the latest change of each id that has one under way
         self._unwritten: dict[str, None] = {}  # ids of which memory knows more than the disk
         self._on_disk = False  # whether memory just takes on what is on the disk
@@ -55,25 +78,29 @@ class DurableStore(MemoryStore):
             StateFileError: the file is damaged.
 
         """
-        kept = self._file.read()
-        ended: list[tuple[float, Registration]] = []
-        while part := await asyncio.to_thread(lambda: list(islice(kept, SLICE))):
-            for each in part:
-                registration = self._restore(each)
-                if not registration.live:
-                    ended.append((each.ended_at or 0, registration))
-        self._clock.tick()
+        async for part in self.file.read():
+            for kept in part:
+                self._restore(kept, ttl)
+            # There is no garbage in it, and the collector would walk all of it again and again; see `luna_grpc.sweeper`.
+            gc.freeze()
         now, wall_ms = self._clock.now(), self._clock.wall_ms()
-        for registration in self._registrations.values():
-            if registration.live:
-                registration.deadline = now + ttl
-                self._leases.add(registration)
-        self.hold(now + ttl)
-        for ended_at, registration in sorted(ended, key=itemgetter(0)):
-            self._await_eviction(registration, now - max(0.0, (wall_ms - ended_at) / 1000))
+        async for ended in self.file.read_ended():
+            for instance_id, at in ended:
+                self._await_eviction(self._registrations[instance_id], now - max(0.0, (wall_ms - at) / 1000))
+        self._clock.tick()
+        if self._registrations:
+            self.hold(self._clock.now() + ttl)
 
     async def close(self) -> None:
         """Write what is to be written, and let go of the file."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._finish()
+                await self.file.close()
+        except TimeoutError:
+            log.error("state file not closed", path=self.file.path, reason="its disk does not answer")  # noqa: TRY400 - that is all
+
+    async def _finish(self) -> None:
         while self._turns:
             await asyncio.wait(self._turns.values())
         if self._flusher is not None:
@@ -82,14 +109,14 @@ class DurableStore(MemoryStore):
         with suppress(LunaError):
             while self._unwritten:
                 await self._write_some()
-        await self._file.close()
 
-    def _restore(self, kept: Kept) -> Registration:
-        registration = Registration(kept.instance, kept.owner, Terms(0.0, kept.last_heartbeat))
+    def _restore(self, kept: Kept, ttl: float) -> None:
+        registration = Registration(kept.instance, kept.owner, Terms(self._clock.now() + ttl, kept.last_heartbeat))
         registration.live = kept.instance.ended is None
         self._registrations[kept.instance.info.instance_id] = registration
-        self._join_service(registration)
-        return registration
+        self._services.join(registration)
+        if registration.live:
+            self._leases.add(registration)
 
     # Changing
 
@@ -97,10 +124,14 @@ class DurableStore(MemoryStore):
         self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor
     ) -> Registration:
         """Register, once the disk has it."""
+        held = self.get(info.instance_id)
+        heard = held is not None and bool(owner) and held.owner == owner and self._hear(held, terms, actor)
+        asked = _Asked(terms, self._clock.now(), actor, heard)
 
         async def step() -> Registration:
             decided = self._registering(info, reported, owner=owner, replace=replace, terms=terms, actor=actor)
-            return await self._make_so(decided, terms, actor)
+            with self._arriving_meanwhile(decided):
+                return await self._make_so(decided, asked)
 
         return await self._in_turn(info.instance_id, step)
 
@@ -108,9 +139,14 @@ class DurableStore(MemoryStore):
         self, instance_id: str, *, generation: int, info: Info | None, reported: Status | None, terms: Terms, actor: Actor
     ) -> Registration:
         """Change, once the disk has it."""
+        held = self.get(instance_id)
+        heard = held is not None and generation in (0, held.instance.generation) and self._hear(held, terms, actor)
+        asked = _Asked(terms, self._clock.now(), actor, heard)
 
         async def step() -> Registration:
-            return await self._make_so(self._changing(instance_id, generation, info, reported, actor), terms, actor)
+            decided = self._changing(instance_id, generation, info, reported, actor)
+            with self._arriving_meanwhile(decided):
+                return await self._make_so(decided, asked)
 
         return await self._in_turn(instance_id, step)
 
@@ -118,43 +154,73 @@ class DurableStore(MemoryStore):
         """Remove an instance, once the disk has forgotten it."""
 
         async def step() -> None:
-            self._current(instance_id, generation, actor)
+            registration = self._current(instance_id, generation, actor)
             await self._write(forget(instance_id))
-            registration = self.get(instance_id)
-            if registration is not None:  # else it was evicted meanwhile
-                with self._already_on_disk():
-                    self._remove(registration, actor)
+            with self._already_on_disk():
+                self._remove(registration, actor)
 
         await self._in_turn(instance_id, step)
 
-    async def _make_so(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
+    @contextmanager
+    def _arriving_meanwhile(self, decided: Decided) -> Iterator[None]:
+        """Let what comes in between find the room taken."""
+        name = decided.now.info.name
+        new = decided.held is None
+        moved = decided.held is None or decided.held.instance.info.name != name
+        self._arriving += new
+        self._arriving_in[name] += moved
+        try:
+            yield
+        finally:
+            self._arriving -= new
+            self._arriving_in[name] -= moved
+            if not self._arriving_in[name]:
+                del self._arriving_in[name]
+
+    def _hear(self, held: Registration, terms: Terms, actor: Actor) -> bool:
+        """Let a change count as a heartbeat at once, whatever becomes of it and however long it waits; return whether it did."""
+        said = held.instance.info
+        # One that has ended comes back at once too, but not before what is under way: that may remove it.
+        heard = (held.live or said.instance_id not in self._turns) and actor.user.covers(said.instance_id, said.name)
+        if heard:
+            self._renew_and_change(held, held.instance._replace(ended=None), terms, actor)
+        return heard
+
+    async def _make_so(self, decided: Decided, asked: _Asked) -> Registration:
         """Keep what is decided, and carry it out."""
+        held, now, _ = decided
+        if held is None or held.instance.generation != now.generation:
+            return await self._hand_over(decided, asked)
+        if not held.live and not asked.heard:
+            self._renew_and_change(held, held.instance._replace(ended=None), self._granted(asked), asked.actor)
+        # What was said before a lease ended does not bring it back.
+        now = now._replace(ended=held.instance.ended)
+        if now != held.instance:
+            moved = now.info.name != held.instance.info.name
+            await self._write(keep(self._kept(held, now), moved=moved))
+            with self._already_on_disk():
+                self._update(held, now._replace(ended=held.instance.ended), asked.actor)
+        return held
+
+    async def _hand_over(self, decided: Decided, asked: _Asked) -> Registration:
+        """Let a new generation have the id."""
         held, now, owner = decided
-        kept = keep(Kept(now, owner, terms.wall_ms), moved=held is None or held.instance.info.name != now.info.name)
-        if held is not None and held.instance.generation == now.generation:
-            # It is a heartbeat as well, and as such it counts whatever the disk says.
-            alive = held.instance._replace(ended=None)
-            self._carry_out(Decided(held, alive, owner), terms, actor)
-            if now != alive:
-                await self._write(kept)
-                self._current(now.info.instance_id, now.generation, actor)  # it may have been evicted meanwhile
-                with self._already_on_disk():
-                    # Nor does what was said before a lease ended bring it back.
-                    self._update(held, now._replace(ended=held.instance.ended), actor)
-            return held
-        asked_at = self._clock.now()
-        await self._write(kept, given(now.generation))
-        # The disk may have taken long: nobody's lease is the shorter for it.
-        terms = terms._replace(deadline=terms.deadline + self._clock.now() - asked_at)
+        moved = held is None or held.instance.info.name != now.info.name
+        await self._write(keep(Kept(now, owner, asked.terms.wall_ms), moved=moved), generation=now.generation)
         with self._already_on_disk():
-            return self._carry_out(Decided(self.get(now.info.instance_id), now, owner), terms, actor)
+            return self._carry_out(decided, self._granted(asked), asked.actor)
+
+    def _granted(self, asked: _Asked) -> Terms:
+        """Return the terms as they are now: nobody's lease is the shorter because a change had to wait."""
+        return asked.terms._replace(deadline=asked.terms.deadline + self._clock.now() - asked.at)
 
     async def _in_turn(self, instance_id: str, step: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do a step after all that came before it for this id; to its end, even if nobody waits for it any more."""
+        if self._changes >= MAX_CHANGES:
+            raise ResourceExhaustedError(
+                f"{self._changes} changes wait for the disk of the state file already; try again later", retry_after=RETRY_AFTER
+            )
         before = self._turns.get(instance_id)
-        registration = self.get(instance_id)
-        if registration is not None:
-            registration.changing = True
 
         async def turn() -> T:
             try:
@@ -162,18 +228,28 @@ class DurableStore(MemoryStore):
                     await asyncio.wait([before])
                 return await step()
             finally:
-                if self._turns[instance_id] is task:
-                    del self._turns[instance_id]
-                registration = self.get(instance_id)
-                if registration is not None:
-                    registration.changing = instance_id in self._turns
+                self._end_turn(instance_id, task)
 
         task = self._turns[instance_id] = asyncio.create_task(turn())
+        self._changes += 1
+        self._mark(instance_id)
         return await asyncio.shield(task)
 
-    async def _write(self, *statements: Statement) -> None:
+    def _end_turn(self, instance_id: str, task: asyncio.Task[Any]) -> None:
+        self._changes -= 1
+        if self._turns[instance_id] is task:
+            del self._turns[instance_id]
+        self._mark(instance_id)
+
+    def _mark(self, instance_id: str) -> None:
+        """Say of a registration whether a change of it is under way."""
+        registration = self.get(instance_id)
+        if registration is not None:
+            registration.changing = instance_id in self._turns
+
+    async def _write(self, *statements: Statement, generation: int = 0) -> None:
         try:
-            await self._file.write(*statements)
+            await self.file.write(*statements, generation=generation)
         except LunaError:
             self._flush_soon()  # which finds out when the disk is well again
             raise
@@ -198,25 +274,36 @@ class DurableStore(MemoryStore):
             self._flusher = asyncio.create_task(self._flush())
 
     async def _flush(self) -> None:
-        while self._unwritten or self._file.failure:
-            await asyncio.sleep(RETRY if self._file.failure else SOON)
+        while self._unwritten or self.file.failure:
+            await asyncio.sleep(RETRY if self.file.failure else SOON)
             with suppress(LunaError):
                 await self._write_some()
 
     async def _write_some(self) -> None:
         """Write what memory knows of some ids; not of those that are changing, which the disk may know more of."""
         ids = list(islice((each for each in self._unwritten if each not in self._turns), SLICE))
+        if not ids and not self.file.failure:
+            return
         for each in ids:
             del self._unwritten[each]
+        if self.file.failure:
+            # One that nobody gets, so that there is something new to write: that finds out whether the disk is well again.
+            self._last_generation += 1
         try:
-            await self._file.write(given(self._last_generation), *map(self._as_it_is, ids))
+            await self.file.write(*map(self._as_it_is, ids), generation=self._last_generation)
         except LunaError:
-            self._unwritten.update(dict.fromkeys(ids))
+            self._unwritten |= dict.fromkeys(ids)
             raise
 
     def _as_it_is(self, instance_id: str) -> Statement:
         registration = self.get(instance_id)
-        if registration is None:
-            return forget(instance_id)
-        ended_at = None if registration.live else self._clock.wall_ms()
-        return keep(Kept(registration.instance, registration.owner, registration.last_heartbeat, ended_at))
+        return forget(instance_id) if registration is None else keep(self._kept(registration, registration.instance))
+
+    def _kept(self, registration: Registration, now: Instance) -> Kept:
+        ended_at = None if now.ended is None else self._clock.wall_ms() - round(self._ended_for(now.info.instance_id) * 1000)
+        return Kept(now, registration.owner, registration.last_heartbeat, ended_at)
+
+    def _ended_for(self, instance_id: str) -> float:
+        """Return for how many seconds a lease has been over; 0 when nobody keeps count, because nothing is evicted."""
+        evicted_at = self._ended.get(instance_id)
+        return 0.0 if evicted_at is None else self._clock.now() + self._evict_after - evicted_at

@@ -3,15 +3,18 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Final, TextIO
 
 import structlog
 
 from luna_grpc.model import Door
-from luna_grpc.watch import Event
+from luna_grpc.watch import Event, EventType
 
 MOST_A_SECOND: Final = 10
-"""Lines for instances that go DOWN or are removed without anyone asking; the sweeper sums up how many there were."""
+"""Lines for instances that go DOWN or are removed without anyone asking, of which the sweeper says how many there were; and lines
+for failed logins.
+"""
 
 log = structlog.get_logger("luna")
 
@@ -50,20 +53,35 @@ def configure(level: str, stream: TextIO = sys.stderr) -> None:
     logging.getLogger("grpc._cython.cygrpc").setLevel(logging.WARNING)
 
 
+class _Few:
+    """Lets no more than `MOST_A_SECOND` pass in a second."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._second = 0
+        self._passed = 0
+
+    def passes(self) -> bool:
+        """Whether one more may pass."""
+        second = int(self._now())
+        self._passed = self._passed + 1 if second == self._second else 1
+        self._second = second
+        return self._passed <= MOST_A_SECOND
+
+
 class ChangeLog:
     """Writes a line for each change; when many leases end at once, for the first of them."""
 
-    def __init__(self) -> None:
-        self._second = 0
-        self._written = 0
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._few = _Few(now)
 
     def __call__(self, event: Event) -> None:
         """Note a change."""
         instance, actor = event.instance, event.actor
-        if actor is None or ((actor.door is Door.INTERNAL or instance.ended is not None) and self._is_too_much()):
+        if actor is None or ((actor.door is Door.INTERNAL or instance.ended is not None) and not self._few.passes()):
             return
         log.info(
-            event.type.value.lower(),
+            "removed" if event.type is EventType.REMOVED else event.change.value,
             instance_id=instance.info.instance_id,
             service=instance.info.name,
             status=instance.status.value,
@@ -74,8 +92,17 @@ class ChangeLog:
             peer=actor.peer,
         )
 
-    def _is_too_much(self) -> bool:
-        second = int(time.monotonic())
-        self._written = self._written + 1 if second == self._second else 1
-        self._second = second
-        return self._written > MOST_A_SECOND
+
+class FailedLogins:
+    """Writes a line for each failed login, or for a few of them: strangers can make any number.
+
+    Of what was sent it tells the name of a user whom there is, and nothing else: it may be a password, typed into the wrong field.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._few = _Few(now)
+
+    def __call__(self, peer: str, user: str | None, failures: int) -> None:
+        """Note a failed login, the `failures`th since the start; `user` None: there is no such user."""
+        if self._few.passes():
+            log.warning("login failed", peer=peer, user=user, failures_since_start=failures)

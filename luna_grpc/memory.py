@@ -1,30 +1,31 @@
 """The store in this process's memory: the default. No call of it ever suspends."""
 
 import secrets
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import Clock
-from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
+from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason
-from luna_grpc.store import Registration, Service, Swept, Terms
+from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason, shown
+from luna_grpc.services import Services
+from luna_grpc.store import Capacity, Registration, Service, Swept, Terms, Totals
 from luna_grpc.watch import Event, EventType, Feed
 
 NEVER: Final = 0.0
 """As `evict_after`: instances without a live lease stay for ever."""
-
-
-class _Service:
-    """The instances of one name, the first registered first, and how many of them are OK."""
-
-    __slots__ = ("members", "up")
-
-    def __init__(self) -> None:
-        self.members: dict[str, Registration] = {}
-        self.up = 0
+_DEADLINE: Final = attrgetter("deadline")
+# On Python 3.11, to name a member of an enum takes as long as to call a function; and 100,000 leases may end at once.
+_EXPIRED: Final = StatusReason.LEASE_EXPIRED
+_UPSERTED: Final = EventType.UPSERTED
+_STATUS: Final = Change.STATUS
+_OTHER: Final = Change.OTHER
+UNLIMITED: Final = Capacity()
+ROOM_AFTER: Final = 60
+"""Seconds after which there may be room again in a store or a service that is full."""
 
 
 class Decided(NamedTuple):
@@ -42,13 +43,27 @@ class MemoryStore:
     `evict_after` is in seconds, counted from the end of a lease.
     """
 
-    def __init__(self, clock: Clock, *, evict_after: float = NEVER, warming: bool = False, epoch: str = "") -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        evict_after: float = NEVER,
+        capacity: Capacity = UNLIMITED,
+        warming: bool = False,
+        epoch: str = "",
+    ) -> None:
         self.epoch = epoch or secrets.token_hex(8)
         self.feed = Feed(self._present, warming=warming)
         self._evict_after = evict_after
+        self._capacity = capacity
+        # What is decided and not carried out yet, in an engine that does not do both at once.
+        self._arriving = 0
+        self._arriving_in: Counter[str] = Counter()  # by service
         self._registrations: dict[str, Registration] = {}
-        self._services: dict[str, _Service] = {}
-        self._names: list[str] = []  # the keys of _services, sorted
+        self._services = Services()
+        # How often the effective status of an instance has become OK, and DOWN for which reason.
+        self._went_up = 0
+        self._went_down = dict.fromkeys(StatusReason, 0)
         self._leases: LeaseQueue[Registration] = LeaseQueue()
         # Those without a live lease, with the moment of their eviction. All wait equally long, so they stand in its order.
         self._ended: dict[str, float] = {}
@@ -67,23 +82,27 @@ class MemoryStore:
         return None if service is None else Service(name, service.members.values(), service.up)
 
     def services(self, after: str = "", prefix: str = "") -> Iterator[Service]:
-        """Yield services sorted by name."""
-        start = bisect_left(self._names, max(after, prefix))
-        for name in islice(self._names, start, None):
-            if not name.startswith(prefix):
-                break
-            service = self._services[name]
-            yield Service(name, service.members.values(), service.up)
+        """Return services sorted by name."""
+        return self._services.sorted(after, prefix)
 
     def count(self) -> int:
         """Return how many instances are registered."""
         return len(self._registrations)
 
+    def totals(self) -> Totals:
+        """Return how many instances and services there are."""
+        return Totals(len(self._registrations), self._services.instances_up, len(self._services), self._services.up)
+
+    def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
+        """Return how often the effective status of an instance has changed."""
+        down = {(Status.DOWN, reason): times for reason, times in self._went_down.items()}
+        return {(Status.OK, StatusReason.REPORTED): self._went_up, **down}
+
     def _present(self, names: frozenset[str]) -> Iterator[Event]:
-        for name in sorted(names) if names else list(self._names):
+        for name in sorted(names) if names else self._services.names():
             service = self._services.get(name)
             for registration in list(service.members.values()) if service else ():
-                yield Event(EventType.UPSERTED, registration.instance, registration.last_heartbeat)
+                yield Event(_UPSERTED, registration.instance, registration.last_heartbeat)
 
     # Renewing
 
@@ -135,12 +154,14 @@ class MemoryStore:
         if held is not None:
             actor.user.check_covers(info.instance_id, held.instance.info.name)
         if held is not None and owner and held.owner == owner:
+            self._check_room(held, info)
             return Decided(held, held.instance._replace(info=info, reported=reported, ended=None), owner)
         if held is not None and held.live and not replace:
             raise AlreadyExistsError(
                 f"{info.instance_id} is registered already: send heartbeats instead, deregister it first, "
                 "or (over gRPC) register with `replace` or as the same `owner`"
             )
+        self._check_room(held, info)
         self._last_generation += 1
         return Decided(held, Instance(info, reported, None, self._last_generation, terms.wall_ms), owner)
 
@@ -149,8 +170,26 @@ class MemoryStore:
         was = held.instance
         if info is not None:
             actor.user.check_covers(instance_id, info.name)
+            self._check_room(held, info)
         now = was._replace(info=was.info if info is None else info, reported=reported or was.reported, ended=None)
         return Decided(held, now, held.owner)
+
+    def _check_room(self, held: Registration | None, info: Info) -> None:
+        """Refuse what there is no room for; `held` is what it takes the place of."""
+        most, per_service = self._capacity
+        if most and held is None and len(self._registrations) + self._arriving >= most:
+            raise ResourceExhaustedError(
+                f"{most} instances are registered, the most that this registry takes: deregister some, or raise LUNA_MAX_INSTANCES",
+                retry_after=ROOM_AFTER,
+            )
+        if per_service and (held is None or held.instance.info.name != info.name):
+            service = self._services.get(info.name)
+            if (len(service.members) if service else 0) + self._arriving_in[info.name] >= per_service:
+                raise ResourceExhaustedError(
+                    f"the service {shown(info.name)} has {per_service} instances, the most that one may have: deregister some, "
+                    "or raise LUNA_MAX_INSTANCES_PER_SERVICE",
+                    retry_after=ROOM_AFTER,
+                )
 
     def _carry_out(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
         held, now, owner = decided
@@ -179,14 +218,17 @@ class MemoryStore:
     async def sweep(self, now: float, limit: int) -> Swept:
         """End what has run out and evict what ended long ago."""
         due = self._leases.due(now, limit)
+        late = now - max(min(map(_DEADLINE, due)), self._leases.held_until) if due else 0.0
         for registration in due:
-            self._end(registration, StatusReason.LEASE_EXPIRED, now, ITSELF)
+            self._end(registration, _EXPIRED, now, ITSELF)
         evicted = 0
         if now >= self._leases.held_until:
             for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
-                self._remove(self._registrations[instance_id], ITSELF)
-                evicted += 1
-        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit)
+                registration = self._registrations[instance_id]
+                if not registration.changing:  # else it may come back, and would find its place taken
+                    self._remove(registration, ITSELF)
+                    evicted += 1
+        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit, late=late)
 
     # The steps that the changes are made of
 
@@ -223,29 +265,34 @@ class MemoryStore:
     def _update(self, registration: Registration, now: Instance, actor: Actor) -> None:
         """Let a registration take on another state, and tell."""
         was = registration.instance
+        change = now.up - was.up
+        if change:
+            self._note_status(now)
         if was.info.name == now.info.name:
             registration.instance = now
-            self._services[now.info.name].up += now.up - was.up
-            self.feed.publish(EventType.UPSERTED, now, registration.last_heartbeat, actor)
+            self._services.changed(now.info.name, change)
         else:
-            self._leave_service(was)
+            self._services.leave(was)
             self.feed.publish(EventType.REMOVED, was, registration.last_heartbeat, actor)
             registration.instance = now
-            self._join_service(registration)
-            self.feed.publish(EventType.UPSERTED, now, registration.last_heartbeat, actor)
+            self._services.join(registration)
+        self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, _STATUS if change else _OTHER)
 
     def _place(self, held: Registration | None, registration: Registration, actor: Actor) -> None:
         """Put a new registration in the place of the one that held the id."""
-        info = registration.instance.info
+        now = registration.instance
+        info = now.info
         self._ended.pop(info.instance_id, None)
+        if held is not None and held.instance.up != now.up:
+            self._note_status(now)
         if held is not None and held.instance.info.name != info.name:
-            self._leave_service(held.instance)
+            self._services.leave(held.instance)
             self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
         elif held is not None:
-            self._services[info.name].up -= held.instance.up
+            self._services.changed(info.name, -held.instance.up)
         self._registrations[info.instance_id] = registration
-        self._join_service(registration)
-        self.feed.publish(EventType.UPSERTED, registration.instance, registration.last_heartbeat, actor)
+        self._services.join(registration)
+        self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, Change.REGISTERED)
 
     def _remove(self, registration: Registration, actor: Actor) -> None:
         registration.live = False
@@ -253,23 +300,12 @@ class MemoryStore:
         instance = registration.instance
         del self._registrations[instance.info.instance_id]
         self._ended.pop(instance.info.instance_id, None)
-        self._leave_service(instance)
+        self._services.leave(instance)
         self.feed.publish(EventType.REMOVED, instance, registration.last_heartbeat, actor)
 
-    def _join_service(self, registration: Registration) -> None:
-        instance = registration.instance
-        service = self._services.get(instance.info.name)
-        if service is None:
-            service = self._services[instance.info.name] = _Service()
-            insort(self._names, instance.info.name)
-        service.members[instance.info.instance_id] = registration
-        service.up += instance.up
-
-    def _leave_service(self, instance: Instance) -> None:
-        name = instance.info.name
-        service = self._services[name]
-        del service.members[instance.info.instance_id]
-        service.up -= instance.up
-        if not service.members:
-            del self._services[name]
-            del self._names[bisect_left(self._names, name)]
+    def _note_status(self, now: Instance) -> None:
+        """Count that the effective status of an instance has changed."""
+        if now.up:
+            self._went_up += 1
+        else:
+            self._went_down[now.reason] += 1

@@ -35,7 +35,9 @@ RESERVED_NAMES: Final = frozenset({"json", ".", ".."})
 
 NO_METADATA: Final[Mapping[str, str]] = MappingProxyType({})
 
-_ID = re.compile(r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([1-9][0-9]{0,4})", re.ASCII)
+ID_PATTERN: Final = r"([A-Za-z0-9_.-]{1,128}):(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253}):([1-9][0-9]{0,4})"
+"""The shape of an instance id; `check_instance_id` looks closer at domain and port."""
+_ID = re.compile(ID_PATTERN, re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _DIGITS_AND_DOTS = re.compile(r"[0-9.]+", re.ASCII)
@@ -48,6 +50,9 @@ class Status(StrEnum):
 
     OK = "OK"
     DOWN = "DOWN"
+
+
+_OK: Final = Status.OK  # on Python 3.11, to name a member of an enum takes as long as to call a function
 
 
 class ServiceStatus(StrEnum):
@@ -64,6 +69,16 @@ class StatusReason(StrEnum):
     DISCONNECTED = "DISCONNECTED"
     LEASE_EXPIRED = "LEASE_EXPIRED"
     REPORTED = "REPORTED"
+
+    __hash__ = str.__hash__  # the one of Enum is written in Python, and each lease that ends looks something up
+
+
+class Change(StrEnum):
+    """What is new of an instance that is there."""
+
+    REGISTERED = "registered"
+    STATUS = "status changed"
+    OTHER = "changed"
 
 
 class OnDisconnect(StrEnum):
@@ -152,9 +167,9 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def shown(text: object, most: int = 80) -> str:
+def shown(text: str, most: int = 80) -> str:
     """Quote what someone sent for an error message, safely and not at length."""
-    quoted = ascii(text)
+    quoted = ascii(text[: most + 1])
     return quoted if len(quoted) <= most else quoted[:most] + "..."
 
 
@@ -257,7 +272,8 @@ def _checked_url(url: str, default: str) -> str:
         well_formed = False
     if not well_formed or " " in url or "\\" in url:
         raise InvalidArgumentError(f"url {shown(url)} is not an http or https URL, for example http://localhost:8080/", field="url")
-    return url if parts.path else parts._replace(path="/").geturl()
+    # What is kept has to be short enough to be sent again.
+    return url if parts.path else _limited("url", parts._replace(path="/").geturl(), MAX_URL)
 
 
 def _checked_weight(weight: int) -> int:
@@ -322,4 +338,4 @@ class Instance(NamedTuple):
     @property
     def up(self) -> bool:
         """Whether the effective status is OK."""
-        return self.ended is None and self.drained_until is None and self.reported is Status.OK
+        return self.ended is None and self.drained_until is None and self.reported is _OK

@@ -4,12 +4,14 @@ Nothing here does I/O or reads the clock of the machine; time comes from the inj
 often (see `luna_grpc.sweeper`): only that turns instances DOWN, evicts them, and ends the time of warming up.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import MAX_ADVANCE, Clock
 from luna_grpc.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from luna_grpc.histogram import Histogram
 from luna_grpc.model import (
     MAX_NAME,
     MAX_OWNER,
@@ -35,6 +37,7 @@ MAX_HOLD: Final = 3
 """For how many TTLs stalls can put off that anything expires."""
 SHORTEST_STALL: Final = 0.2
 """Seconds; a gap below this may just be a busy machine."""
+_REST: Final = Door.REST  # on Python 3.11, to name a member of an enum takes as long as to call a function
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,22 @@ class Registry:
         self.store = store
         self.policy = policy
         self._clock = clock
-        self.heartbeats = 0
-        """How many heartbeats were accepted since the start, whatever way they came."""
+        # What there was since the start, for those who watch over a registry.
+        self.rest_heartbeats = 0
+        """How many heartbeats were accepted through REST."""
+        self.grpc_heartbeats = 0
+        """How many through gRPC that came in calls of their own."""
+        self.stream_heartbeats = 0
+        """How many that came by heartbeat streams."""
+        self.registrations: Counter[Door] = Counter()
+        self.deregistrations: Counter[Door] = Counter()
+        self.expired = 0
+        self.evicted = 0
+        self.lateness = Histogram()
+        """From the moment at which a lease could have been declared ended, of the one that waited longest in each slice."""
+        self.stalls = 0
+        self.broken_streams = 0
+        """How many heartbeat streams ended neither properly nor by the server."""
         self.loading = False
         """While True the store does not know everything that it knew before the start; nobody is to be answered."""
         self._warm_at = clock.now() + policy.warmup
@@ -114,7 +131,9 @@ class Registry:
 
         """
         if self.loading:
-            raise UnavailableError("the registry is starting and has not read its state file to the end yet; try again")
+            raise UnavailableError(
+                "the registry is starting and has not read its state file to the end yet; try again", retry_after=1
+            )
 
     # Leases
 
@@ -132,7 +151,10 @@ class Registry:
         """
         if len(owner) > MAX_OWNER:
             raise InvalidArgumentError(f"owner has {len(owner)} characters; at most {MAX_OWNER} are allowed", field="owner")
-        return await self.store.register(info, status, owner=owner, replace=replace, terms=self._terms(actor.door), actor=actor)
+        terms = self._terms(actor.door)
+        registration = await self.store.register(info, status, owner=owner, replace=replace, terms=terms, actor=actor)
+        self.registrations[actor.door] += 1
+        return registration
 
     def renew(self, registrations: Collection[Registration], door: Door, holder: object = None) -> None:
         """Renew leases, all of them live, as they are: heartbeats that say nothing new.
@@ -140,7 +162,20 @@ class Registry:
         `holder` is the stream that they came by.
         """
         self.store.renew(registrations, self._terms(door, holder))
-        self.heartbeats += len(registrations)
+        self._heard(len(registrations), door, holder)
+
+    def _heard(self, heartbeats: int, door: Door, holder: object) -> None:
+        if holder is not None:
+            self.stream_heartbeats += heartbeats
+        elif door is _REST:
+            self.rest_heartbeats += heartbeats
+        else:
+            self.grpc_heartbeats += heartbeats
+
+    @property
+    def heartbeats(self) -> int:
+        """How many heartbeats were accepted since the start, whatever way they came."""
+        return self.rest_heartbeats + self.grpc_heartbeats + self.stream_heartbeats
 
     async def heartbeat(self, beat: Beat, *, actor: Actor, holder: object = None) -> Registration:
         """Renew one lease, and change what the heartbeat says.
@@ -156,12 +191,9 @@ class Registry:
         if registration is None:
             raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
         actor.user.check_covers(beat.instance_id, registration.instance.info.name)
-        alive = registration.live and beat.generation in (0, registration.instance.generation)
-        if alive:
-            # At once: that it is alive does not depend on what becomes of the rest.
+        if registration.live and beat.repeats(registration.instance) and not registration.changing:
             self.renew((registration,), actor.door, holder)
-            if beat.repeats(registration.instance) and not registration.changing:
-                return registration
+            return registration
         changed = await self.store.change(
             beat.instance_id,
             generation=beat.generation,
@@ -170,7 +202,7 @@ class Registry:
             terms=self._terms(actor.door, holder),
             actor=actor,
         )
-        self.heartbeats += not alive
+        self._heard(1, actor.door, holder)
         return changed
 
     async def deregister(self, instance_id: str, *, generation: int = 0, actor: Actor) -> None:
@@ -184,6 +216,7 @@ class Registry:
         """
         check_instance_id(instance_id)
         await self.store.deregister(instance_id, generation=generation, actor=actor)
+        self.deregistrations[actor.door] += 1
 
     async def disconnect(self, registrations: Iterable[Registration], actor: Actor) -> None:
         """End the leases of instances whose connection broke."""
@@ -191,7 +224,7 @@ class Registry:
 
     def _terms(self, door: Door, holder: object = None) -> Terms:
         """Return what a heartbeat grants that comes now."""
-        ttl = self.policy.rest_ttl if door is Door.REST else self.policy.ttl
+        ttl = self.policy.rest_ttl if door is _REST else self.policy.ttl
         return Terms(self._clock.now() + ttl, self._clock.wall_ms(), holder)
 
     # Reading
@@ -249,9 +282,14 @@ class Registry:
     # Time
 
     @property
+    def held(self) -> bool:
+        """Whether nothing expires for now, because the registry has just been deaf or was started with what it knew before."""
+        return self._clock.now() < self.store.held_until
+
+    @property
     def deaf(self) -> bool:
         """Whether the process stood still so recently that clients may only not have got through."""
-        return self._clock.since_tick() >= self.policy.stall or self._clock.now() < self.store.held_until
+        return self._clock.since_tick() >= self.policy.stall or self.held
 
     async def sweep(self) -> SweepReport:
         """Do one slice of what time brings: find out about a stall, end leases, evict, end the warming up."""
@@ -259,12 +297,17 @@ class Registry:
         now = self._clock.now()
         stalled = gap if gap >= self.policy.stall else 0.0
         if stalled:
+            self.stalls += 1
             self._hold(now)
         if self.warming and now >= self._warm_at:
             self.store.feed.warmed()
         # Each of them may have to be told to every watcher.
         limit = max(1, min(SWEEP_LIMIT, SWEEP_TELLINGS // (1 + self.store.feed.audience)))
         swept = await self.store.sweep(now, limit)
+        self.expired += swept.expired
+        self.evicted += swept.evicted
+        if swept.expired:
+            self.lateness.observe(swept.late)
         if now >= self.store.held_until:
             self._held_since = None
         return SweepReport(swept, stalled)

@@ -2,35 +2,43 @@
 
 Start: store, registry, both doors, which refuse everyone until the state file is read; only then does anything say ready. Stop:
 both doors say that they are not ready, then (after `shutdown_delay`) streams say their last word, requests in flight finish, what
-is left is written, and the process ends. On SIGHUP the users file is read again.
+is left is written, and the process ends. On SIGHUP the users file and the TLS files are read again.
 """
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TextIO
+from functools import partial
+from typing import Final, TextIO, cast
 
 import structlog
 import uvloop
 
 from gateway.app import RestServer
-from luna_grpc import users
+from luna_grpc import files, users
 from luna_grpc.auth import Account, Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.durable import DurableStore
 from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
+from luna_grpc.metrics import Metrics
+from luna_grpc.model import Door
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
-from luna_grpc.sweeper import sweep_forever
+from luna_grpc.store import Capacity
+from luna_grpc.sweeper import Timings, sweep_forever
 from luna_grpc.throttle import Throttle
+from luna_grpc.tls import Certificates, Files, Identity
+
+STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.get_logger("luna")
 
@@ -47,6 +55,7 @@ class Running:
     grpc: GrpcServer
     rest: RestServer
     authenticator: Authenticator
+    certificates: Certificates | None
     grpc_port: int
     rest_port: int
     sweeper: asyncio.Task[None]
@@ -59,65 +68,88 @@ def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
     Raises:
         CannotListenError: a port cannot be had.
         StateFileError: the state file cannot be used.
+        TlsError: the TLS files cannot be used.
         UsersFileError: the users file cannot be used.
 
     """
-    uvloop.run(_serve(settings, stdout))
+    files.raise_limit()
+    for warning in files.warnings(settings.max_connections):
+        log.warning(warning)
+    with suppress(asyncio.CancelledError):  # asked to stop before it was ready
+        uvloop.run(_serve(settings, stdout))
 
 
 async def _serve(settings: Settings, stdout: TextIO) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loop, starting = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+    for number in STOP:
+        loop.add_signal_handler(number, starting.cancel)
     async with running(settings) as server:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator)
+        stop = asyncio.Event()
+        for number in STOP:
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload, settings, server.authenticator, server.certificates)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        print(f"luna: ready rest=http://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
+        scheme = "http" if server.certificates is None else "https"
+        print(f"luna: ready rest={scheme}://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
         server.sweeper.add_done_callback(lambda _: stop.set())
         await stop.wait()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP:
             signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
         log.info("stopping", instances=server.registry.store.count())
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
-    """Serve on both doors for as long as the context is open.
+async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Running]:
+    """Serve on both doors for as long as the context is open, by the time of the machine or of another clock.
 
     Raises:
         CannotListenError: a port cannot be had.
         StateFileError: the state file cannot be used.
+        TlsError: the TLS files cannot be used.
         UsersFileError: the users file cannot be used.
 
     """
     policy = LeasePolicy(ttl=settings.lease_ttl, rest_slack=settings.lease_slack, warmup=settings.effective_warmup)
-    clock = Clock()
-    store = _store(settings, clock, warming=policy.warmup > 0)
-    registry = Registry(store, clock, policy)
+    clock = clock or Clock()
     authenticator = _authenticator(settings)
-    grpc_server = GrpcServer(registry, authenticator, settings)
-    rest_server = RestServer(registry, authenticator, settings)
+    certificates = _certificates(settings)
+    identity = certificates.identity if certificates is not None else None
+    connections = files.connections(settings.max_connections)
     async with AsyncExitStack() as stack:
-        if isinstance(store, DurableStore):
-            stack.push_async_callback(store.close)
         stack.callback(authenticator.close)
-        stack.push_async_callback(_stop, grpc_server, rest_server)
+        store = await stack.enter_async_context(_store(settings, clock, warming=policy.warmup > 0))
+        registry = Registry(store, clock, policy)
         registry.loading = True
+        grpc_server = GrpcServer(registry, authenticator, settings, connections)
+        rest_server = RestServer(registry, authenticator, settings, connections)
+        timings = Timings()
+        rest_server.metrics = Metrics(
+            registry,
+            authenticator,
+            timings,
+            store.file if isinstance(store, DurableStore) else None,
+            heartbeat_streams=grpc_server.service.heartbeat_streams,
+            watches=grpc_server.service.watches,
+            refusals={Door.GRPC: grpc_server.refusals, Door.REST: rest_server.refusals},
+            in_flight=rest_server.in_flight,
+        )
+        stack.push_async_callback(_stop, grpc_server, rest_server)
         with _refusal("REST", "port", settings.port, settings.host):
-            rest_port = await rest_server.start(settings.host, settings.port)
+            rest_port = await rest_server.start(settings.host, settings.port, identity)
         with _refusal("gRPC", "grpc_port", settings.grpc_port, settings.host):
-            grpc_port = await grpc_server.start(settings.host, settings.grpc_port)
+            grpc_port = await grpc_server.start(settings.host, settings.grpc_port, identity)
         if isinstance(store, DurableStore):
-            await store.load(policy.rest_ttl)
-            log.info("state file read", path=settings.state_file, instances=store.count())
+            await _load(store, policy)
         if logging.getLogger().isEnabledFor(logging.INFO):
             store.feed.observe(ChangeLog())
         registry.loading = False
-        sweeper = await stack.enter_async_context(_sweeping(registry))
+        sweeper = await stack.enter_async_context(_beside(sweep_forever(registry, timings)))
+        if certificates is not None:
+            await stack.enter_async_context(_beside(certificates.renew(partial(_renew, grpc_server, rest_server))))
         grpc_server.serving()
         rest_server.ready = True
-        yield Running(registry, grpc_server, rest_server, authenticator, grpc_port, rest_port, sweeper)
+        yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, sweeper)
         rest_server.ready = False
         grpc_server.not_serving()
         await asyncio.sleep(settings.shutdown_delay)
@@ -125,12 +157,11 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 def _authenticator(settings: Settings) -> Authenticator:
     password = settings.auth_password.get_secret_value()
-    accounts = _accounts(settings) if settings.users_file else None
-    # With a users file, a password that nobody has set lets nobody in.
+    # With a users file or client certificates, a password that nobody has set lets nobody in.
     return Authenticator(
         settings.auth_username,
-        None if accounts is not None and not password else password,
-        accounts,
+        password if password or settings.open_to_all else None,
+        _accounts(settings) if settings.users_file else None,
         throttle=Throttle(settings.max_failed_logins),
     )
 
@@ -141,11 +172,29 @@ def _accounts(settings: Settings) -> dict[str, Account]:
     return users.read(settings.users_file)
 
 
-def reload(settings: Settings, authenticator: Authenticator) -> None:
-    """Read the users file again; when it is wrong, the users stay as they are."""
-    if not settings.users_file:
-        log.info("reload", effect="nothing: there is no users file")
-        return
+def _certificates(settings: Settings) -> Certificates | None:
+    files = Files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return Certificates(files) if settings.tls_cert else None
+
+
+async def _renew(grpc_server: GrpcServer, rest_server: RestServer, identity: Identity) -> None:
+    """Bring a new identity into use at both doors, or at none of them."""
+    await grpc_server.check(identity)
+    await rest_server.renew(identity)
+    grpc_server.renew(identity)
+
+
+def reload(settings: Settings, authenticator: Authenticator, certificates: Certificates | None) -> None:
+    """Read again what the settings name; whatever is wrong there stays as it was."""
+    if settings.users_file:
+        _reload_users(settings, authenticator)
+    if certificates is not None:
+        certificates.look_now()
+    if not settings.users_file and certificates is None:
+        log.info("reload", effect="nothing: there is neither a users file nor a certificate")
+
+
+def _reload_users(settings: Settings, authenticator: Authenticator) -> None:
     try:
         authenticator.replace(_accounts(settings))
     except users.UsersFileError as error:
@@ -154,11 +203,27 @@ def reload(settings: Settings, authenticator: Authenticator) -> None:
         log.info("users file reloaded", path=settings.users_file)
 
 
-def _store(settings: Settings, clock: Clock, *, warming: bool) -> MemoryStore:
+@asynccontextmanager
+async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIterator[MemoryStore]:
+    capacity = Capacity(settings.max_instances, settings.max_instances_per_service)
     if not settings.state_file:
-        return MemoryStore(clock, evict_after=settings.evict_after, warming=warming)
+        yield MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
+        return
     file = StateFile.open(settings.state_file)
-    return DurableStore(clock, file, evict_after=settings.evict_after, warming=warming)
+    store = DurableStore(clock, file, evict_after=settings.evict_after, capacity=capacity, warming=warming)
+    # Before anyone can be kept waiting by it: so the collector has little to walk while the file is read.
+    gc.collect()
+    gc.freeze()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _load(store: DurableStore, policy: LeasePolicy) -> None:
+    log.info("state file made" if store.file.fresh else "reading state file", path=store.file.path)
+    await store.load(policy.rest_ttl)
+    log.info("state file read", path=store.file.path, instances=store.count(), epoch=store.epoch)
 
 
 async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:
@@ -166,14 +231,14 @@ async def _stop(grpc_server: GrpcServer, rest_server: RestServer) -> None:
 
 
 @asynccontextmanager
-async def _sweeping(registry: Registry) -> AsyncIterator[asyncio.Task[None]]:
-    sweeper = asyncio.create_task(sweep_forever(registry))
+async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(work)
     try:
-        yield sweeper
+        yield task
     finally:
-        sweeper.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await sweeper
+            await task
 
 
 @contextmanager

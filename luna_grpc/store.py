@@ -1,7 +1,8 @@
 """Where registrations are kept: the seam between the use cases and an engine.
 
 A store keeps registrations, declares leases ended and publishes every visible change to its feed, in this order: the change is
-made, the feed is told, the call returns. What a call raises, it has not done.
+made, the feed is told, the call returns. What a call raises, it has not done, but for one thing: a change is also a heartbeat, and
+as such it counts at once, even if what it changes cannot be kept.
 
 Changing (`register`, `change`, `end`, `deregister`, `sweep`) may suspend, because another engine may have to be asked; each such
 call is atomic, so the decision is made by the engine and not by its caller. Reading and renewing are synchronous and local.
@@ -10,7 +11,7 @@ The `Registration` objects handed out are the store's own. Callers read them, ho
 never write to them. `tests/store_contract.py` is this contract as tests; every store passes it.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, StatusReason
@@ -89,6 +90,25 @@ class Service(NamedTuple):
         return ServiceStatus.UP if self.up else ServiceStatus.DOWN
 
 
+class Totals(NamedTuple):
+    """How many there are of what."""
+
+    instances: int
+    instances_up: int
+    """How many of them are OK."""
+    services: int
+    services_up: int
+    """How many of them have an instance that is OK."""
+
+
+class Capacity(NamedTuple):
+    """How many instances a store takes; 0: any number."""
+
+    instances: int = 0
+    """In all."""
+    per_service: int = 0
+
+
 class Swept(NamedTuple):
     """What one slice of a sweep did."""
 
@@ -96,6 +116,8 @@ class Swept(NamedTuple):
     evicted: int
     more: bool
     """Whether another slice is due at once."""
+    late: float = 0.0
+    """Seconds from the moment at which the first of those that expired could have been declared."""
 
 
 class Store(Protocol):
@@ -126,6 +148,12 @@ class Store(Protocol):
     def count(self) -> int:
         """Return how many instances are registered."""
 
+    def totals(self) -> Totals:
+        """Return how many instances and services there are, without walking them."""
+
+    def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
+        """Return how often the effective status of an instance has changed since the start, by what it became and why."""
+
     # Renewing: synchronous and local, publishes nothing.
 
     def renew(self, registrations: Iterable[Registration], terms: Terms) -> None:
@@ -143,6 +171,9 @@ class Store(Protocol):
         Raises:
             AlreadyExistsError: the id is held by a live lease.
             PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
+            ResourceExhaustedError: the id is new and the store is full, or new in the service and that is full. What takes
+                the place of another instance of the same service is never refused for this.
+            UnavailableError: it cannot be kept now; the same holds for `change` and `deregister`.
 
         """
 
@@ -156,13 +187,14 @@ class Store(Protocol):
         terms: Terms,
         actor: Actor,
     ) -> Registration:
-        """Renew, bring back an ended lease, and replace what is not None.
+        """Renew, bring back an ended lease, and replace what is not None; the first two at once, before any suspension.
 
         A changed name is published as REMOVED and UPSERTED; a renewal that changes nothing visible is not published.
 
         Raises:
             NotFoundError: the id is unknown.
             PermissionDeniedError: `actor` may not change what the id stands for, or is to stand for.
+            ResourceExhaustedError: the name is changed to that of a service which is full.
             SupersededError: `generation` is neither 0 nor the current one.
 
         """

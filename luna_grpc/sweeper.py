@@ -7,8 +7,9 @@ from typing import Final
 
 import structlog
 
+from luna_grpc.histogram import Histogram
+from luna_grpc.pacing import PIECE, let_others_run
 from luna_grpc.registry import Registry
-from luna_grpc.turns import SLICE, let_others_run
 
 TICK: Final = 0.05
 """Seconds between two sweeps, so an expiry is declared at most this long after its deadline, and a slice."""
@@ -18,12 +19,26 @@ FREEZE_AFTER: Final = 3
 log = structlog.get_logger("luna.sweeper")
 
 
-async def sweep_forever(registry: Registry) -> None:
+class Timings:
+    """How long sweeping takes, and how punctual the event loop is."""
+
+    def __init__(self) -> None:
+        self.sweeps = Histogram()
+        """From the beginning of a sweep until nothing is due, with the turns of others in between."""
+        self.lag = Histogram()
+        """By how much the loop comes back late to the sweeper, which asks for it once in a `TICK`."""
+
+
+async def sweep_forever(registry: Registry, timings: Timings) -> None:
     """Sweep until cancelled."""
     collector = CollectorPolicy()
     while True:
+        began = time.perf_counter()
         await sweep_once(registry, collector)
+        ended = time.perf_counter()
+        timings.sweeps.observe(ended - began)
         await asyncio.sleep(TICK)
+        timings.lag.observe(max(0.0, time.perf_counter() - ended - TICK))
 
 
 async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:
@@ -39,7 +54,7 @@ async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:
         collector.tidy()
         if not report.swept.more:
             break
-        if time.perf_counter() - started >= SLICE:
+        if time.perf_counter() - started >= PIECE:
             await let_others_run()
             started = time.perf_counter()
     if expired or evicted:

@@ -39,29 +39,33 @@ class Throttle:
         """
         if not self._attempts:
             return
-        home, now = _home(address), self._now()
-        full_at = max(now, self._full_at.pop(home, now)) + 1
+        here, now = home(address), self._now()
+        full_at = max(now, self._full_at.pop(here, now)) + 1
         wait = full_at - now - self._attempts
         if wait > 0:
-            self._full_at[home] = full_at - 1
+            self._full_at[here] = full_at - 1
             self.refusals += 1
             raise ResourceExhaustedError(
                 f"too many wrong logins came from {address}; try again in a second", retry_after=max(1, round(wait))
             )
-        self._full_at[home] = full_at
+        self._full_at[here] = full_at
         if len(self._full_at) > MAX_ADDRESSES:
             del self._full_at[next(iter(self._full_at))]
 
     def succeeded(self, address: str) -> None:
         """Give the attempt back."""
-        home = _home(address)
-        if home in self._full_at:
-            self._full_at[home] -= 1
+        here = home(address)
+        if here in self._full_at:
+            self._full_at[here] -= 1
 
 
-def _home(address: str) -> str:
+def home(address: str) -> str:
+    """Return what stands for whoever has an address."""
     try:
         parsed = ip_address(address)
     except ValueError:
         return address
-    return str(ip_network((parsed, HOME), strict=False)) if isinstance(parsed, IPv6Address) else address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    # As a socket that listens for both kinds calls an IPv4 client.
+    return str(parsed.ipv4_mapped or ip_network((parsed, HOME), strict=False))

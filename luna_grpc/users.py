@@ -53,8 +53,8 @@ class _Entry(BaseModel):
     @field_validator("prefixes")
     @classmethod
     def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(value) or any(":" in prefix for prefix in value):
-            raise ValueError("a prefix is the beginning of a service's name: not empty, and without a colon")
+        if not all(prefix.isprintable() and prefix and ":" not in prefix for prefix in value):
+            raise ValueError("a prefix is the beginning of a service's name: printable, not empty, and without a colon")
         return value
 
     @model_validator(mode="after")
@@ -95,8 +95,8 @@ def add(path: str, name: str, *, role: Role, prefixes: Sequence[str], password: 
 
     """
     check_name(name)
-    if not 0 < len(password) <= MAX_PASSWORD:
-        raise UsersFileError(f"the password must have 1 to {MAX_PASSWORD} characters")
+    if not 0 < len(password) <= MAX_PASSWORD or not _is_text(password):
+        raise UsersFileError(f"the password must have 1 to {MAX_PASSWORD} characters, and be text in UTF-8")
     document = _document(path, missing_ok=True)
     if name in document and not replace:
         raise UsersFileError(f"{path} has a user {name!r} already: replace it with --replace")
@@ -134,7 +134,10 @@ def check_name(name: str) -> None:
 
 
 def _account(path: str, name: str, entry: object) -> Account:
-    check_name(name)
+    try:
+        check_name(name)
+    except UsersFileError as error:
+        raise UsersFileError(f"the users file {path}: {error}") from None
     if not isinstance(entry, dict):
         raise UsersFileError(f"the users file {path}: {name!r} stands outside of a table; a user begins with a line [NAME]")
     try:
@@ -166,13 +169,25 @@ def _write(path: str, document: tomlkit.TOMLDocument) -> None:
     try:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else _PRIVATE
         with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", encoding="utf-8", delete=False) as file:
-            file.write(tomlkit.dumps(document))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).chmod(mode)
-        Path(file.name).replace(target)
+            draft = Path(file.name)
+            try:
+                file.write(tomlkit.dumps(document))
+                file.flush()
+                os.fsync(file.fileno())
+                draft.chmod(mode)
+                draft.replace(target)
+            finally:
+                draft.unlink(missing_ok=True)
     except OSError as error:
         raise UsersFileError(f"the users file {path} cannot be written ({_why(error)})") from None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _why(error: Exception) -> str:

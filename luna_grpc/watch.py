@@ -22,7 +22,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
 
-from luna_grpc.model import Actor, Instance
+from luna_grpc.model import Actor, Change, Instance
 
 LOG_CAPACITY: Final = 10_000
 """The most events in the log."""
@@ -44,13 +44,23 @@ class EventType(StrEnum):
     REMOVED = "REMOVED"
 
 
+_REMOVED: Final = EventType.REMOVED  # see _OK in luna_grpc.model
+
+
 class Event:
     """One visible change of one instance."""
 
-    __slots__ = ("actor", "encoded", "instance", "key", "last_heartbeat", "revision", "size", "type")
+    __slots__ = ("actor", "change", "encoded", "instance", "key", "last_heartbeat", "revision", "size", "type")
 
     def __init__(
-        self, type_: EventType, instance: Instance, last_heartbeat: int, *, revision: int = 0, actor: Actor | None = None
+        self,
+        type_: EventType,
+        instance: Instance,
+        last_heartbeat: int,
+        *,
+        revision: int = 0,
+        actor: Actor | None = None,
+        change: Change = Change.OTHER,
     ) -> None:
         self.type = type_
         self.instance = instance
@@ -60,6 +70,8 @@ class Event:
         self.revision = revision
         """0 for an event of a snapshot."""
         self.actor = actor
+        self.change = change
+        """Says nothing when the type is REMOVED."""
         self.key = (instance.info.name, instance.info.instance_id)
         """Events of one key supersede each other."""
         self.size = instance.info.size
@@ -102,18 +114,29 @@ class Feed:
         self._capacity = capacity
         self._log: deque[Event] = deque()
         self._log_characters = 0
+        self._watchers: dict[Watcher, None] = {}
         self._of_all: dict[Watcher, None] = {}
         self._of_name: dict[str, dict[Watcher, None]] = {}
         self._observers: list[Callable[[Event], None]] = []
+        self.removals = 0
+        """How many of the changes since the start were removals."""
+        self.sent_back_to_log = 0
+        """How often the queue of a watcher has overflowed."""
+        self.sent_back_to_snapshot = 0
+        """How often the log has moved past a watcher."""
 
     def observe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer`, which must be quick and must not raise, with every event from now on."""
         self._observers.append(observer)
 
-    def publish(self, type_: EventType, instance: Instance, last_heartbeat: int, actor: Actor) -> None:
+    def publish(
+        self, type_: EventType, instance: Instance, last_heartbeat: int, actor: Actor, change: Change = Change.OTHER
+    ) -> None:
         """Give a change the next revision, log it and offer it to the watchers of its service."""
         self.revision += 1
-        event = Event(type_, instance, last_heartbeat, revision=self.revision, actor=actor)
+        if type_ is _REMOVED:
+            self.removals += 1
+        event = Event(type_, instance, last_heartbeat, revision=self.revision, actor=actor, change=change)
         self._append(event)
         for watcher in self._of_name.get(instance.info.name, ()):
             watcher.offer(event)
@@ -146,7 +169,7 @@ class Feed:
 
     def watchers(self) -> list["Watcher"]:
         """Return every watcher once."""
-        return list(dict.fromkeys([*self._of_all, *(watcher for group in self._of_name.values() for watcher in group)]))
+        return list(self._watchers)
 
     def since(self, revision: int) -> Iterator[Event]:
         """Yield the logged events after `revision`, oldest first; the caller has checked `reaches_back_to`. Not to be kept."""
@@ -168,6 +191,7 @@ class Feed:
         wanted = frozenset(names)
         foreign = bool(token) and not self._is_own(token)
         watcher = Watcher(self, wanted, self._continued(wanted, token), wake, foreign=foreign)
+        self._watchers[watcher] = None
         for name in wanted:
             self._of_name.setdefault(name, {})[watcher] = None
         if not wanted:
@@ -176,6 +200,7 @@ class Feed:
 
     def forget(self, watcher: "Watcher", names: frozenset[str]) -> None:
         """Stop telling a watcher; a second call does nothing."""
+        self._watchers.pop(watcher, None)
         self._of_all.pop(watcher, None)
         for name in names:
             group = self._of_name.get(name, {})
@@ -203,7 +228,7 @@ class Feed:
 
 
 def _fingerprint(names: frozenset[str]) -> str:
-    return blake2b("\0".join(sorted(names)).encode(), digest_size=8).hexdigest() if names else "all"
+    return blake2b(repr(sorted(names)).encode(), digest_size=8).hexdigest() if names else "all"
 
 
 class Watcher:
@@ -246,6 +271,7 @@ class Watcher:
             if len(queue) > QUEUE_CAPACITY:
                 queue.clear()
                 self._phase = _Phase.CATCHING_UP
+                self._feed.sent_back_to_log += 1
         self._notify()
 
     def remind(self) -> None:
@@ -285,6 +311,7 @@ class Watcher:
     def _catch_up(self) -> Batch | None:
         feed = self._feed
         if not feed.reaches_back_to(self._revision):
+            feed.sent_back_to_snapshot += 1
             self._start_over()
             return self._take_snapshot()
         missed: dict[tuple[str, str], Event] = {}

@@ -1,11 +1,13 @@
 """The contract of `luna_grpc.store.Store`, as tests: a store's own test module derives a class from this one."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from luna_grpc.access import Role, User
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
-from luna_grpc.model import Actor, Door, Info, ServiceStatus, Status, StatusReason
-from luna_grpc.store import Registration, Store, Terms
+from luna_grpc.model import Actor, Change, Door, Info, ServiceStatus, Status, StatusReason
+from luna_grpc.store import Registration, Store, Swept, Terms, Totals
 from luna_grpc.watch import Event, EventType
 
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
@@ -25,6 +27,14 @@ class Recorder:
         kinds = [(event.type, event.instance.info.name, event.instance.info.instance_id) for event in self.events]
         self.events.clear()
         return kinds
+
+
+def walked(store: Store) -> Totals:
+    """Count what there is, one by one."""
+    services = list(store.services())
+    instances = [each.instance for service in services for each in service.registrations]
+    up = sum(instance.up for instance in instances)
+    return Totals(len(instances), up, len(services), sum(service.status is ServiceStatus.UP for service in services))
 
 
 class StoreContract:
@@ -52,6 +62,13 @@ class StoreContract:
             terms=self.terms(now),
             actor=ALICE,
         )
+
+    async def change(
+        self, store: Store, instance_id: str, *, reported: Status | None = None, now: float = 0.0, **said: str
+    ) -> Registration:
+        """Send a heartbeat that says something."""
+        info = Info.of(instance_id, **said) if said else None  # type: ignore[arg-type]
+        return await store.change(instance_id, generation=0, info=info, reported=reported, terms=self.terms(now), actor=ALICE)
 
     async def test_a_registered_instance_is_listed(self, store: Store, recorder: Recorder) -> None:
         """By id, in its service, in the list; and it is told with the one who did it."""
@@ -235,14 +252,80 @@ class StoreContract:
         store.renew([fresh], self.terms(5))
         recorder.kinds()
         assert (await store.sweep(29.9, 10)).expired == 0
-        assert await store.sweep(30, 2) == (2, 0, True)
+        assert await store.sweep(30, 2) == Swept(2, 0, more=True)
         assert (await store.sweep(30, 10)).expired == 2
-        assert await store.sweep(30, 10) == (0, 0, False)
+        assert await store.sweep(30, 10) == Swept(0, 0, more=False)
         assert len(recorder.kinds()) == 4
         assert fresh.live
         ended = store.get("a:h:1")
         assert ended is not None
         assert (ended.instance.status, ended.instance.reason) == (Status.DOWN, StatusReason.LEASE_EXPIRED)
+
+    async def test_a_sweep_says_how_late_it_comes(self, store: Store) -> None:
+        """For the lease that waited longest, counted from when it could have been declared."""
+        for number, begun in ((1, 0.0), (2, 3.0), (3, 10.0)):
+            await self.register(store, f"a:h:{number}", now=begun)
+        assert (await store.sweep(35, 10)).late == 5
+        assert (await store.sweep(36, 10)).late == 0
+        store.hold(50)
+        assert (await store.sweep(50.25, 10)).late == 0.25
+
+    async def test_totals_are_what_a_walk_would_find(self, store: Store) -> None:
+        """Whatever happens: registering, replacing, moving to another service, ending, coming back, leaving, eviction."""
+        one, two = await self.register(store, "a:h:1"), await self.register(store, "a:h:2")
+        steps: list[Callable[[], Awaitable[object]]] = [
+            lambda: self.register(store, "b:h:1"),
+            lambda: self.change(store, "a:h:1", reported=Status.DOWN),
+            lambda: self.change(store, "a:h:1", reported=Status.DOWN),
+            lambda: self.change(store, "a:h:2", name="b"),
+            lambda: self.change(store, "a:h:1", name="c", reported=Status.OK),
+            lambda: self.change(store, "a:h:1", name="b", reported=Status.DOWN),
+            lambda: self.register(store, "a:h:1", replace=True),
+            lambda: self.register(store, "a:h:1", replace=True, name="d"),
+            lambda: store.end([one, two], StatusReason.DISCONNECTED, now=0, actor=ALICE),
+            lambda: self.register(store, "a:h:2"),
+            lambda: store.sweep(TTL, 10),
+            lambda: self.change(store, "a:h:1", now=TTL),
+            lambda: store.deregister("a:h:1", generation=0, actor=ALICE),
+            lambda: store.sweep(TTL + EVICT_AFTER, 10),
+        ]
+        assert store.totals() == (2, 2, 1, 1)
+        for number, step in enumerate(steps):
+            await step()
+            assert store.totals() == walked(store), number
+        assert store.totals() == (0, 0, 0, 0)
+
+    async def test_changes_of_status_are_counted_by_their_reason(self, store: Store) -> None:
+        """Each once; what leaves the status as it was is none, and neither is a new registration."""
+        registration = await self.register(store)
+        await self.change(store, "a:h:1", description="other")
+        assert set(store.status_changes().values()) == {0}
+        await self.change(store, "a:h:1", reported=Status.DOWN)
+        await self.change(store, "a:h:1", reported=Status.DOWN, name="b")
+        await self.change(store, "a:h:1", reported=Status.OK, name="a")
+        await store.end([registration], StatusReason.DISCONNECTED, now=0, actor=ALICE)
+        await self.register(store)
+        await store.sweep(TTL, 10)
+        await self.change(store, "a:h:1", now=TTL)
+        assert store.status_changes() == {
+            (Status.OK, StatusReason.REPORTED): 3,
+            (Status.DOWN, StatusReason.REPORTED): 1,
+            (Status.DOWN, StatusReason.DISCONNECTED): 1,
+            (Status.DOWN, StatusReason.LEASE_EXPIRED): 1,
+            (Status.DOWN, StatusReason.DRAINED): 0,
+        }
+
+    async def test_an_event_says_what_is_new(self, store: Store, recorder: Recorder) -> None:
+        """For the log."""
+        await self.register(store)
+        await self.change(store, "a:h:1", description="other")
+        await self.change(store, "a:h:1", reported=Status.DOWN)
+        await self.change(store, "a:h:1", reported=Status.DOWN, name="b")
+        await self.register(store, replace=True, name="b")
+        await store.sweep(TTL, 10)
+        assert [event.change for event in recorder.events if event.type is EventType.UPSERTED] == [
+            Change.REGISTERED, Change.OTHER, Change.STATUS, Change.OTHER, Change.REGISTERED, Change.STATUS,
+        ]  # fmt: skip
 
     async def test_nothing_is_declared_while_held(self, store: Store) -> None:
         """Neither expiry nor eviction."""
@@ -250,7 +333,7 @@ class StoreContract:
         await self.register(store, "a:h:2")
         await store.end([ended], StatusReason.DISCONNECTED, now=0, actor=ALICE)
         store.hold(1000)
-        assert await store.sweep(999, 10) == (0, 0, False)
+        assert await store.sweep(999, 10) == Swept(0, 0, more=False)
         swept = await store.sweep(1000, 10)
         assert (swept.expired, swept.evicted) == (1, 1)
 

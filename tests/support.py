@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 
 import grpc
+import pytest
 from aiohttp import ClientSession
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
@@ -23,7 +25,9 @@ from luna_grpc.v1 import registry_pb2_grpc
 
 Channel: TypeAlias = grpc.aio.Channel
 Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the stub file knows
-READY = re.compile(r"luna: ready rest=(http://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
+SOAK = "LUNA_SOAK" in os.environ
+"""Whether tests are to take the time that they need; see docs/reliability.md."""
+READY = re.compile(r"luna: ready rest=(https?://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
 
 
 class FakeClock(Clock):
@@ -70,9 +74,17 @@ class _ChannelWithCredentials:
         await self._inner.close()
 
 
-def channel(address: str, header: str | None = None, *, options: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
-    """Return a connection of its own to a server, which sends credentials with every call."""
-    inner = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *options])
+def channel(
+    address: str, header: str | None = None, tls: grpc.ChannelCredentials | None = None, *, options: Sequence[tuple[str, int]] = ()
+) -> grpc.aio.Channel:
+    """Return a connection of its own to a server, which sends credentials with every call; none when `header` is empty."""
+    options = [("grpc.use_local_subchannel_pool", 1), *options]
+    if tls is None:
+        inner = grpc.aio.insecure_channel(address, options=options)
+    else:
+        inner = grpc.aio.secure_channel(address, tls, options=options)
+    if header == "":
+        return inner
     return cast("grpc.aio.Channel", _ChannelWithCredentials(inner, basic() if header is None else header))
 
 
@@ -125,17 +137,29 @@ class Luna:
 
 
 @asynccontextmanager
-async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = None) -> AsyncIterator[Luna]:
-    """Run `luna serve` on free ports until the end of the context."""
+async def luna(
+    *flags: str,
+    env: Mapping[str, str] = {},
+    stderr: int | None = None,
+    program: Sequence[str] = ("-m", "luna_grpc"),
+    folder: Path | None = None,
+    within: Sequence[str] = (),
+    patience: float = 30,
+) -> AsyncIterator[Luna]:
+    """Run `luna serve` on free ports until the end of the context.
+
+    `program` is what Python is to run as `luna`; paths in flags are relative to `folder`. `within` is a command that is to run it
+    and becomes it, `patience` are the seconds until it has to be ready.
+    """
     ports = [] if "--port" in flags or "LUNA_PORT" in env else ["--port", "0"]
     ports += [] if "--grpc-port" in flags or "LUNA_GRPC_PORT" in env else ["--grpc-port", "0"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "luna_grpc", "serve", *ports, *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env},
+        *within, sys.executable, *program, "serve", *ports, *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**clean_environment(), **env}, cwd=folder,
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), patience)).decode()
         match = READY.fullmatch(line)
         assert match, f"the server printed {line!r}"
         yield Luna(process, match[1], f"{match[4]}:{match[5]}")
@@ -146,6 +170,23 @@ async def luna(*flags: str, env: Mapping[str, str] = {}, stderr: int | None = No
         await process.wait()
 
 
+async def refused(*flags: str, env: dict[str, str] | None = None) -> tuple[int | None, list[str]]:
+    """Start a server that is not to start; return its exit code and the lines on stderr."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "luna_grpc", "serve", *flags,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**clean_environment(), **(env or {})},
+    )  # fmt: skip
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        pytest.fail(f"it started: {flags} {env}")
+    assert stdout == b""
+    assert b"Traceback" not in stderr
+    return process.returncode, stderr.decode().splitlines()
+
+
 def clean_environment() -> dict[str, str]:
     """Return the environment without what it says of Luna."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LUNA_")}
@@ -154,3 +195,10 @@ def clean_environment() -> dict[str, str]:
 def session(base_url: str, header: str | None = None) -> ClientSession:
     """Return an HTTP client that sends credentials."""
     return ClientSession(base_url, headers={"Authorization": basic() if header is None else header})
+
+
+async def status_of(client: ClientSession, path: str, **options: Any) -> int:
+    """GET a path, take the whole answer, and return its status."""
+    async with client.get(path, **options) as answer:
+        await answer.read()
+        return answer.status

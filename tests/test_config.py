@@ -87,6 +87,31 @@ def test_an_empty_password_is_for_loopback_only(host: str, loopback: bool) -> No
             load({"host": host})
 
 
+@pytest.mark.parametrize(
+    ("given", "missing", "first"),
+    [
+        (["tls_cert"], "tls_key", "tls_cert"),
+        (["tls_key"], "tls_cert", "tls_key"),
+        (["tls_client_ca"], "tls_cert", "tls_client_ca"),
+        (["tls_cert", "tls_client_ca"], "tls_key", "tls_cert"),
+    ],
+)
+def test_a_certificate_and_its_key_go_together(given: list[str], missing: str, first: str) -> None:
+    """One line says which is missing, and which one asks for it."""
+    with pytest.raises(ConfigError) as caught:
+        load(dict.fromkeys(given, "x"))
+    assert str(caught.value).startswith(f"{flag(missing)} / {variable(missing)} is missing: {variable(first)} is set")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_ca_keeps_strangers_out_too() -> None:
+    """So a password may be missing then, and is nobody's; a certificate of the server alone keeps nobody out."""
+    pair = {"host": "0.0.0.0", "tls_cert": "x", "tls_key": "x"}
+    assert not load({**pair, "tls_client_ca": "x"}).open_to_all
+    with pytest.raises(ConfigError, match="LUNA_AUTH_PASSWORD"):
+        load(pair)
+
+
 def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """For Services named luna and luna-grpc; with a word about what was ours."""
     given = {

@@ -3,21 +3,34 @@
 import asyncio
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import CODES, STATUS
 from luna_grpc.config import Settings, flag, variable
-from luna_grpc.serve import Running
+from luna_grpc.serve import Running, running
+from support import clean_environment, luna, session, settings_for_tests
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+"""Where the shell finds `luna` too."""
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
+HINTS = {"grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"}
+"""How to install what is not installed under its own name."""
 PROTO = (ROOT / "proto/luna/registry/v1/registry.proto").read_text()
+
+FILES = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", OPERATIONS, re.DOTALL))
+"""What the page shows of files, by their names."""
 
 
 def test_every_setting_stands_in_operations_with_its_default() -> None:
@@ -48,6 +61,62 @@ def test_every_error_stands_in_the_api() -> None:
     assert rows == known
 
 
+@pytest.fixture
+async def metrics(tmp_path: Path) -> str:
+    """Return what Prometheus is shown, by a server that has all there is to show."""
+    async with (
+        running(settings_for_tests(state_file=str(tmp_path / "state.db"))) as server,
+        session(f"http://127.0.0.1:{server.rest_port}") as client,
+        client.get("/metrics") as answer,
+    ):
+        return await answer.text()
+
+
+def test_every_metric_stands_in_operations(metrics: str) -> None:
+    """With its type, its labels and what it says of itself; and no metric that does not exist."""
+    types = dict(re.findall(r"^# TYPE (luna_\w+) (\w+)$", metrics, re.MULTILINE))
+    meanings = dict(re.findall(r"^# HELP (luna_\w+) (.*)\.$", metrics, re.MULTILINE))
+    labels: dict[str, set[str]] = {name: set() for name in types}
+    for sample in (sample for family in text_string_to_metric_families(metrics) for sample in family.samples):
+        if sample.name.startswith("luna_"):
+            labels[re.sub(r"_(bucket|count|sum)$", "", sample.name)] |= set(sample.labels) - {"le"}
+    rows = re.findall(r"^\| `(luna_\w+)` \| (\w+) \| (.*?)\| (.*) \|$", OPERATIONS, re.MULTILINE)
+    assert [row[0] for row in rows] == list(types)
+    for name, kind, labelled, meaning in rows:
+        assert (kind, set(re.findall(r"`(\w+)`", labelled))) == (types[name], labels[name]), name
+        assert meaning.startswith(meanings[name]), name
+
+
+def test_the_rules_for_alerts_ask_for_what_there_is(metrics: str) -> None:
+    """Metrics by the names of their samples, labels and values that they can have; each rule says what to do next."""
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    rules = FILES["luna.yml"].split("- alert: ")[1:]
+    assert len(rules) > 10
+    for rule in rules:
+        expression = rule[: rule.index("annotations:")]
+        assert "next: >-" in rule
+        for name, matchers in re.findall(r"\b((?:luna|process|python)_\w+)(?:\{(.*?)\})?", expression):
+            wanted = dict(re.findall(r'(\w+)="(\w+)"', matchers))
+            wanted.pop("job", None)  # Prometheus adds it
+            assert any(sample.name == name and wanted.items() <= sample.labels.items() for sample in samples), (name, wanted)
+        for word in re.findall(r"\bluna_\w+", rule[len(expression) :]):
+            assert any(sample.name.startswith(word) for sample in samples), word
+
+
+def test_prometheus_takes_the_rules_and_the_configuration(metrics: str, tmp_path: Path) -> None:
+    """By the word of its own tool, which also has an opinion on names of metrics."""
+    if shutil.which("promtool") is None:
+        assert "CI" not in os.environ, "promtool is missing"
+        pytest.skip("promtool is missing: on Debian and Ubuntu apt install prometheus")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    for arguments in (["rules", "luna.yml"], ["config", "--syntax-only", "prometheus.yml"], ["metrics"]):
+        checked = subprocess.run(
+            ["promtool", "check", *arguments], cwd=tmp_path, input=metrics, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, ""), arguments
+
+
 def test_every_field_and_rpc_of_the_proto_is_commented() -> None:
     """Whatever is declared has a comment right above it."""
     lines = [line.strip() for line in PROTO.splitlines()]
@@ -72,12 +141,17 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-async def test_the_blocks_of_the_readme_run(server: Running) -> None:
-    """Word for word, one after the other, against a real server; only the ports differ."""
-    for tool, hint in (("curl", "install curl"), ("grpcurl", "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")):
+def _needs(*tools: str) -> None:
+    """Skip a test whose tools are not there; in CI they have to be."""
+    for tool in tools:
         if shutil.which(tool) is None:
             assert "CI" not in os.environ, f"{tool} is missing"
-            pytest.skip(f"{tool} is missing: {hint}")
+            pytest.skip(f"{tool} is missing: {HINTS.get(tool, f'install {tool}')}")
+
+
+async def test_the_blocks_of_the_readme_run(server: Running) -> None:
+    """Word for word, one after the other, against a real server; only the ports differ."""
+    _needs("curl", "grpcurl")
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     outputs = [await run(block, server) for block in blocks]
     assert len(outputs) == 5
@@ -92,9 +166,7 @@ async def test_the_blocks_of_the_readme_run(server: Running) -> None:
 
 async def test_grpcurl_describes_the_service(server: Running) -> None:
     """Through reflection, which needs credentials; health needs none."""
-    if shutil.which("grpcurl") is None:
-        assert "CI" not in os.environ, "grpcurl is missing"
-        pytest.skip("grpcurl is missing: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest")
+    _needs("grpcurl")
     credentials = "-H 'authorization: Basic YWRtaW46'"
     assert "luna.registry.v1.Registry" in await run(f"grpcurl -plaintext {credentials} localhost:50051 list", server)
     described = await run(f"grpcurl -plaintext {credentials} localhost:50051 describe luna.registry.v1.Registry", server)
@@ -104,12 +176,41 @@ async def test_grpcurl_describes_the_service(server: Running) -> None:
     assert "SERVING" in health
 
 
+async def test_the_blocks_about_tls_run(tmp_path: Path) -> None:
+    """Word for word, in one folder, each against the server that was started before it; only the ports differ."""
+    _needs("curl", "grpcurl", "openssl")
+    section = OPERATIONS.partition("\n## TLS\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
+    outputs = []
+    async with AsyncExitStack() as stack:
+        ports = ("4000", "50051")
+        for kind, block in blocks:
+            if kind == "bash":
+                outputs.append(await shell(block, *ports, folder=tmp_path))
+            else:
+                flags = shlex.split(block.removeprefix("luna serve "))
+                server = await stack.enter_async_context(luna(*flags, folder=tmp_path))
+                ports = (server.rest.rpartition(":")[2], server.grpc.rpartition(":")[2])
+    _, asked, in_use, added, certified, ready = outputs
+    for answers in (asked, certified):
+        assert re.fullmatch(r'\[\]\s*{\s*"resume_token": "\S+"\s*}\s*', answers)
+    assert in_use.count("subject=CN = luna\n") == in_use.count("notAfter=") == 2
+    assert added.startswith("orders is now a writer in users.toml.")
+    assert ready == "ok\n"
+
+
 async def run(script: str, server: Running) -> str:
     """Run a shell script against the server's ports and return what it prints."""
-    script = script.replace(":4000", f":{server.rest_port}").replace(":50051", f":{server.grpc_port}")
+    return await shell(script, server.rest_port, server.grpc_port)
+
+
+async def shell(script: str, rest_port: object, grpc_port: object, folder: Path | None = None) -> str:
+    """Run a shell script with these ports instead of the usual ones, and return what it prints."""
+    script = script.replace(":4000", f":{rest_port}").replace(":50051", f":{grpc_port}")
     process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+        "bash", "-euc", script, cwd=folder, env={**clean_environment(), "PATH": PATH},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out.decode()

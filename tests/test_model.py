@@ -118,6 +118,7 @@ def test_an_empty_path_becomes_a_slash(given_url: str, kept: str) -> None:
         ("url", {"url": "http://h/\n"}),
         ("url", {"url": "http://h\\@evil/"}),
         ("url", {"url": "http://h/" + "x" * 2048}),
+        ("url", {"url": "http://" + "h" * 2041}),
         ("name", {"name": "json"}),
         ("name", {"name": ".."}),
         ("name", {"name": " a"}),

@@ -240,6 +240,12 @@ async def failures_of(stream: HeartbeatStream, ids: list[str]) -> list[tuple[str
     return failures
 
 
+async def say(stream: HeartbeatStream, generation: int, status: Status | None = None) -> None:
+    """Send a heartbeat that names a generation, as the edge does."""
+    stream.bind(ID, generation)
+    await stream.beat(Beat(ID, generation, status))
+
+
 async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Registry, clock: FakeClock) -> None:
     """The failure of one concerns no other."""
     ids = [f"a:h:{number}" for number in range(1, 101)]
@@ -277,7 +283,7 @@ async def test_a_replaced_worker_neither_renews_nor_takes_down_its_successor(reg
         with pytest.raises(SupersededError):
             await stream.beat(Beat(ID))
         with pytest.raises(SupersededError):
-            await stream.beat(Beat(ID, generation=old.instance.generation, status=Status.DOWN))
+            await say(stream, old.instance.generation, Status.DOWN)
     assert new.deadline < clock.now() + 30
     await end(stream, broken=True)
     assert registry.get(ID) is new
@@ -290,10 +296,10 @@ async def test_a_past_generation_named_first_stays_bound(registry: Registry) -> 
     new = await register(registry)
     stream = HeartbeatStream(registry, GRPC)
     with pytest.raises(SupersededError):
-        await stream.beat(Beat(ID, generation=old.instance.generation))
+        await say(stream, old.instance.generation)
     [(_, error)] = await failures_of(stream, [ID])
     assert isinstance(error, SupersededError)
-    await stream.beat(Beat(ID, generation=new.instance.generation))
+    await say(stream, new.instance.generation)
     assert await failures_of(stream, [ID]) == []
 
 
@@ -303,7 +309,7 @@ async def test_a_generation_that_was_named_stays_bound_whatever_became_of_it(reg
     await registry.deregister(ID, actor=GRPC)
     gone, wrong = HeartbeatStream(registry, GRPC), HeartbeatStream(registry, GRPC)
     with pytest.raises(NotFoundError):
-        await gone.beat(Beat(ID, generation=old.instance.generation))
+        await say(gone, old.instance.generation)
     await register(registry)
     wrong.bind(ID, old.instance.generation)  # what the edge does before it reads the rest
     for stream in (gone, wrong):
@@ -312,6 +318,31 @@ async def test_a_generation_that_was_named_stays_bound_whatever_became_of_it(reg
         assert isinstance(error, SupersededError)
         await end(stream, broken=True)
     assert registry.get(ID).instance.up
+
+
+async def test_a_heartbeat_is_for_the_generation_that_the_id_stood_for_when_it_was_said(registry: Registry) -> None:
+    """Not for one that is named before the heartbeat is handled; and handling it does not take that back."""
+    old = await register(registry)
+    stream = HeartbeatStream(registry, GRPC)
+    assert stream.renew([ID]) == []
+    new = await register(registry)
+    before = stream.bound(Beat(ID, status=Status.DOWN))
+    stream.bind(ID, new.instance.generation)
+    with pytest.raises(SupersededError):
+        await stream.beat(before)
+    assert (before.generation, new.instance.reported) == (old.instance.generation, Status.OK)
+    assert await failures_of(stream, [ID]) == []
+
+
+async def test_an_id_is_bound_at_its_first_mention_though_its_lease_has_ended(registry: Registry) -> None:
+    """Whoever registers it before the heartbeat is handled is someone else."""
+    old = await register(registry)
+    await registry.disconnect([old], GRPC)
+    stream = HeartbeatStream(registry, GRPC)
+    assert stream.renew([ID]) == [ID]
+    await register(registry)
+    with pytest.raises(SupersededError):
+        await stream.beat(stream.bound(Beat(ID)))
 
 
 async def test_a_deregistered_id_stays_bound_to_its_generation(registry: Registry) -> None:

@@ -14,7 +14,7 @@ from luna_grpc.serve import Running
 from luna_grpc.sweeper import FREEZE_AFTER, CollectorPolicy, sweep_once
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import FakeClock, channel, session
+from support import FakeClock, channel, session, status_of
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def test_connections_that_were_frozen_are_freed_when_they_close(server: Ru
             await streams[-1].read()
             watches.append(stub.WatchServices(pb.WatchServicesRequest()))
             await watches[-1].read()
-        await asyncio.gather(*(client.get("/registry/v1/services/json") for _ in range(20)))
+        await asyncio.gather(*(status_of(client, "/registry/v1/services/json") for _ in range(20)))
         gc.freeze()
         for call in [*streams, *watches]:
             call.cancel()

@@ -9,9 +9,12 @@ from typing import Final, Protocol
 from luna_grpc.access import User
 from luna_grpc.errors import LunaError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
 from luna_grpc.model import Actor
+from luna_grpc.rpc.limits import FREE_AFTER, StreamCount
 
 JITTER: Final = 0.1
 """By which fraction of it an age varies."""
+AWAY: Final = 1
+"""Seconds after which to open a stream that a server refuses because it shuts down; elsewhere."""
 
 
 class Stream(Protocol):
@@ -25,12 +28,14 @@ class Stream(Protocol):
 
 
 class Streams:
-    """The open streams of one kind; `max_age` is in seconds, 0 for ever."""
+    """The open streams of one kind; `max_age` is in seconds, 0 for ever. `count` counts those of other kinds with them."""
 
-    def __init__(self, kind: str, limit: int, max_age: float = 0.0) -> None:
+    def __init__(self, kind: str, limit: int, count: StreamCount, max_age: float = 0.0) -> None:
+        self.limit = limit
+        """How many may be open at a time."""
+        self._count = count
         self._max_age = max_age
         self._kind = kind
-        self._limit = limit
         self._open: dict[Stream, Actor] = {}
         self._draining = False
         self._empty = asyncio.Event()
@@ -51,14 +56,17 @@ class Streams:
         It is asked to end when the server stops, or when it is old; with jitter, or all that came together would leave together.
 
         Raises:
-            ResourceExhaustedError: as many as allowed are open.
+            ResourceExhaustedError: as many as allowed are open, of this kind, on this connection or from this address.
             UnavailableError: the server is shutting down.
 
         """
         if self._draining:
-            raise UnavailableError("this server is shutting down; open the stream elsewhere")
-        if len(self._open) >= self._limit:
-            raise ResourceExhaustedError(f"{self._limit} {self._kind} are open already, the most that this server takes")
+            raise UnavailableError("this server is shutting down; open the stream elsewhere", retry_after=AWAY)
+        if len(self._open) >= self.limit:
+            raise ResourceExhaustedError(
+                f"{self.limit} {self._kind} are open already, the most that this server takes", retry_after=FREE_AFTER
+            )
+        self._count.add(actor.peer)
         self._open[stream] = actor
         self._empty.clear()
         timer = self._call_when_old(stream.end)
@@ -68,6 +76,7 @@ class Streams:
             if timer is not None:
                 timer.cancel()
             del self._open[stream]
+            self._count.remove(actor.peer)
             if not self._open:
                 self._empty.set()
 

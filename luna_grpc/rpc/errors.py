@@ -22,6 +22,9 @@ STATUS: Final[dict[type[errors.LunaError], grpc.StatusCode]] = {
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 
+CODES: Final = (*(error.code for error in STATUS), "UNIMPLEMENTED", "INTERNAL")
+"""Whatever a call can be refused with."""
+
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 """Where google.rpc.Status travels: https://grpc.io/docs/guides/error/#richer-error-model."""
 

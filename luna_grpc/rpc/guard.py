@@ -4,10 +4,10 @@ Requests come as bytes and are parsed here, once it is known who sent them; what
 other mistake. A wrapper and no interceptor: an interceptor does not learn who the peer is, and costs more on each call.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, Final, TypeAlias, TypeVar, cast
-from urllib.parse import unquote
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -18,7 +18,9 @@ from luna_grpc.auth import Authenticator
 from luna_grpc.errors import InvalidArgumentError, LunaError
 from luna_grpc.model import Actor, Door
 from luna_grpc.registry import Registry
+from luna_grpc.rpc import tls
 from luna_grpc.rpc.errors import Context, Handler, abort
+from luna_grpc.rpc.limits import Turns, address
 
 Q = TypeVar("Q", bound=Message)
 AUTHORIZATION: Final = "authorization"
@@ -34,9 +36,24 @@ Streaming: TypeAlias = Callable[[Actor, Context], Awaitable[None]]
 class Guard:
     """Makes handlers that let in whoever may do an action; with None for it, everyone."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        authenticator: Authenticator,
+        refusals: Counter[str],
+        turns: Turns,
+        *,
+        certificates: bool = False,
+    ) -> None:
+        """`refusals` counts the calls that were refused, by the code of the answer.
+
+        `certificates`: whether clients have one, which can stand for a user.
+        """
+        self._refusals = refusals
         self._registry = registry
         self._authenticator = authenticator
+        self._turns = turns
+        self._certificates = certificates
 
     def unary(self, action: Action | None, kind: type[Q], handler: Unary[Q]) -> Handler:
         """Serve an rpc of one request and one answer."""
@@ -45,7 +62,7 @@ class Guard:
             actor = await self._admitted(action, context)
             return (await handler(parsed(kind, body), actor)).SerializeToString()
 
-        return grpc.unary_unary_rpc_method_handler(cast("Any", answers_errors(guarded)))
+        return grpc.unary_unary_rpc_method_handler(self._answers_errors(guarded))
 
     def answering(self, action: Action | None, kind: type[Q], handler: Answering[Q]) -> Handler:
         """Serve an rpc of one request and a stream of answers, which the handler writes as bytes."""
@@ -54,7 +71,7 @@ class Guard:
             actor = await self._admitted(action, context)
             await handler(parsed(kind, body), actor, context)
 
-        return grpc.unary_stream_rpc_method_handler(cast("Any", answers_errors(guarded)))
+        return grpc.unary_stream_rpc_method_handler(self._answers_errors(guarded))
 
     def streaming(self, action: Action, handler: Streaming) -> Handler:
         """Serve an rpc of two streams, which the handler reads and writes as bytes."""
@@ -62,12 +79,13 @@ class Guard:
         async def guarded(_: object, context: Context) -> None:
             await handler(await self._admitted(action, context), context)
 
-        return grpc.stream_stream_rpc_method_handler(cast("Any", answers_errors(guarded)))
+        return grpc.stream_stream_rpc_method_handler(self._answers_errors(guarded))
 
     def elsewhere(self) -> grpc.GenericRpcHandler:
         """Refuse what there is not; strangers need not know that either."""
 
         async def unknown(_: Actor, context: Context) -> None:
+            self._refusals["UNIMPLEMENTED"] += 1
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such rpc here; reflection lists those that there are")
 
         return _Elsewhere(self.streaming(Action.READ, unknown))
@@ -79,17 +97,42 @@ class Guard:
             LunaError: see `Authenticator`; the role does not allow it; or the registry is not ready to answer anyone.
 
         """
+        peer = context.peer()
+        if not self._turns.is_due(peer):
+            await self._turns.wait(peer)
         if action is None:
-            return Actor(NOBODY, Door.GRPC, context.peer())
+            return Actor(NOBODY, Door.GRPC, peer)
         user = self._authenticator.known(_authorization(context))
         if user is None:
             user = await self._unknown(context)
         user.check(action)
         self._registry.check_loaded()
-        return Actor(user, Door.GRPC, context.peer())
+        return Actor(user, Door.GRPC, peer)
+
+    def _answers_errors(self, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:  # noqa: ANN401 - gRPC's stubs take less than gRPC
+        """Let a handler raise errors of the domain."""
+
+        @wraps(handler)
+        async def wrapped(request: Any, context: Context) -> Any:  # noqa: ANN401 - each rpc has its own
+            try:
+                return await handler(request, context)
+            except LunaError as error:
+                self._refusals[error.code] += 1
+                await abort(context, error)
+            except grpc.aio.BaseError:  # the call is over already
+                raise
+            except Exception:
+                self._refusals["INTERNAL"] += 1
+                log.exception("failed", rpc=handler.__qualname__)
+                await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
+
+        return wrapped
 
     async def _unknown(self, context: Context) -> User:
-        return await self._authenticator.verified(_authorization(context), address(context.peer()))
+        authorization = _authorization(context)
+        if authorization is None and self._certificates:
+            return self._authenticator.certified(tls.names(context))
+        return await self._authenticator.verified(authorization, address(context.peer()))
 
 
 class _Elsewhere(grpc.GenericRpcHandler):
@@ -116,29 +159,6 @@ def parsed(kind: type[Q], body: bytes) -> Q:
         raise InvalidArgumentError(
             f"the bytes sent are no {kind.__name__}; are the stubs made from Luna's proto?", field=""
         ) from None
-
-
-def answers_errors(handler: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-    """Let a handler raise errors of the domain."""
-
-    @wraps(handler)
-    async def wrapped(request: Any, context: Context) -> Any:  # noqa: ANN401 - each rpc has its own
-        try:
-            return await handler(request, context)
-        except LunaError as error:
-            await abort(context, error)
-        except grpc.aio.BaseError:  # the call is over already
-            raise
-        except Exception:
-            log.exception("failed", rpc=handler.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
-
-    return wrapped
-
-
-def address(peer: str) -> str:
-    """Return the address in what gRPC calls a peer, `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
-    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
 
 
 def _authorization(context: Context) -> str | None:

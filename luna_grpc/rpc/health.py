@@ -14,6 +14,7 @@ from luna_grpc.model import Actor
 from luna_grpc.rpc.drain import Streams
 from luna_grpc.rpc.errors import Context, Handler
 from luna_grpc.rpc.guard import Guard
+from luna_grpc.rpc.limits import StreamCount
 
 NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 MAX_WATCHES: Final = 10_000
@@ -24,8 +25,8 @@ Status = health_pb2.HealthCheckResponse
 class HealthService:
     """Says of every service it knows the same: SERVING or not."""
 
-    def __init__(self, *services: str) -> None:
-        self.watches = Streams("health watches", MAX_WATCHES)
+    def __init__(self, *services: str, count: StreamCount) -> None:
+        self.watches = Streams("health watches", MAX_WATCHES, count)
         self._services = frozenset(services)
         self._serving = False
         self._watching: set[_Watch] = set()

@@ -4,13 +4,13 @@ Two tasks a stream. The reader handles messages and notes what is to be answered
 latest state and then rests: an answer costs the server twice as much as reading a message, and one answer covers all before it.
 The end of the stream cuts a rest short. A client that reads no answers blocks its writer only; its heartbeats go on counting.
 
-What a message changes may have to be kept on a disk. No heartbeat waits for that: leases are renewed first, changes are made in a
-task beside, all of a message together, and the message counts as handled when they are done.
+What a message changes may have to be kept on a disk. No heartbeat waits for that: each change is made in a task of its own, and the
+message counts as handled when they are done. They begin in the order in which they came.
 """
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import grpc
@@ -27,8 +27,8 @@ from luna_grpc.v1 import registry_pb2 as pb
 
 log = structlog.get_logger("luna.grpc")
 T = TypeVar("T")
-Handle: TypeAlias = Callable[[Beat], Awaitable[None]]
-"""What is done about a heartbeat that changes something."""
+Failures: TypeAlias = dict[str, pb.HeartbeatFailure]
+"""By instance."""
 
 REST: Final = 0.005
 """Seconds between two answers to a client that waits for each."""
@@ -39,42 +39,43 @@ SLICE: Final = 250
 MAX_FAILURES: Final = 10_000
 """A client that leaves more of them unread has to wait."""
 MAX_CHANGES: Final = 10_000
-"""When so many changes of one stream wait for the disk, further ones are refused."""
+"""When so many changes of one stream wait for the disk, further ones are refused; they count as heartbeats."""
 MAX_BYTES: Final = 1024 * 1024
 """An answer is cut at about this size: a quarter of what a gRPC client takes by default."""
 
 
 class Message:
-    """A message that was read."""
+    """A message that was read, or several in a row of which nothing is under way."""
 
-    __slots__ = ("changes", "failures", "sequence")
+    __slots__ = ("changes", "count", "failures", "sequence")
 
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
-        self.failures: dict[str, pb.HeartbeatFailure] | None = None
-        """By instance; told together, with the answer that says that the message was handled."""
-        self.changes: asyncio.Task[None] | None = None
-        """Makes what it changes; None when it changes nothing."""
-
-    @property
-    def done(self) -> bool:
-        """Whether all that it changes has been made, or refused."""
-        return self.changes is None or self.changes.done()
+        """Of the last one."""
+        self.count = 1
+        """How many they are."""
+        self.failures: Failures | None = None
+        """Told together, with the answer that says that the message was handled."""
+        self.changes = 0
+        """How many of its changes are under way."""
 
 
 class HeartbeatCall:
     """One call of StreamHeartbeats."""
 
-    def __init__(self, stream: HeartbeatStream, lease: pb.Lease, context: Context) -> None:
+    def __init__(self, stream: HeartbeatStream, lease: pb.Lease, context: Context, refusals: Counter[str]) -> None:
+        """`refusals` counts the heartbeats that are refused, by their code."""
+        self._refusals = refusals
         self._stream = stream
         self._lease = lease
         self._context = context
         self._handled = 0  # the sequence of the last message of which all has been done, and of all before it
         self._answered = 0  # the same, of the last message whose failures have all been told
         self._owed = 0  # messages that were handled since the last answer
-        self._failures: dict[str, pb.HeartbeatFailure] = {}  # of the messages handled
+        self._failures: Failures = {}  # of the messages handled
         self._untold = 0  # failures of all messages
         self._changing: Counter[str] = Counter()  # how many changes of an id are under way
+        self._changes: set[asyncio.Task[None]] = set()  # those changes
         self._unfinished: deque[Message] = deque()  # from the first message on whose changes are not all made
         self._over = False  # whether the client has half-closed
         self._ending = False  # whether the server ends the stream
@@ -124,8 +125,8 @@ class HeartbeatCall:
         try:
             while (body := await self._context.read()) is not grpc.aio.EOF:
                 await self._handle(parsed(pb.StreamHeartbeatsRequest, body))
-            while self._unfinished:
-                await asyncio.wait([each.changes for each in self._unfinished if each.changes])
+            while self._changes:
+                await asyncio.wait(self._changes)
         finally:
             self._over = True
             self._wake.set()
@@ -135,34 +136,29 @@ class HeartbeatCall:
             # A mistake here concerns no instance, so it cannot be a failure: it ends the call. See the proto.
             self._stream.on_disconnect = convert.on_disconnect(request.options.on_disconnect)
         message = Message(request.sequence)
-        handle = self._stream.beat if len(self._changing) < MAX_CHANGES else self._refused
-        changes = await self._heard(request, message)
+        await self._hear(request, message)
+        if self._unfinished:
+            self._merge()
         self._unfinished.append(message)
-        if changes:
-            message.changes = asyncio.create_task(self._change(changes, message, handle))
-            message.changes.add_done_callback(self._finished)
-        else:
-            self._finished()
+        self._finished()
         while self._untold > MAX_FAILURES:
             self._told = self._loop.create_future()
             await self._told
 
-    async def _heard(self, request: pb.StreamHeartbeatsRequest, message: Message) -> list[Beat]:
-        """Renew the leases that a message speaks of; return what takes more than that."""
-        changes: list[Beat] = []
+    async def _hear(self, request: pb.StreamHeartbeatsRequest, message: Message) -> None:
+        """Renew the leases that a message speaks of, and begin with what takes more than that."""
         for entries in _slices(request.heartbeats):
             for entry in entries:
-                self._hear(entry, message, changes)
+                self._hear_one(entry, message)
             if len(entries) == SLICE:
                 await asyncio.sleep(0)
         for ids in _slices(request.instance_ids):
             for instance_id in self._stream.renew(ids):
-                self._later(Beat(instance_id), changes)
+                self._begin(Beat(instance_id), message)
             if len(ids) == SLICE:
                 await asyncio.sleep(0)
-        return changes
 
-    def _hear(self, entry: pb.HeartbeatRequest, message: Message, changes: list[Beat]) -> None:
+    def _hear_one(self, entry: pb.HeartbeatRequest, message: Message) -> None:
         self._stream.bind(entry.instance_id, entry.generation)
         try:
             beat = convert.beat(entry)
@@ -171,22 +167,23 @@ class HeartbeatCall:
             return
         # What is under way comes first: this may take it back.
         if beat.instance_id in self._changing or not self._stream.renewed(beat):
-            self._later(beat, changes)
+            self._begin(beat, message)
 
-    def _later(self, beat: Beat, changes: list[Beat]) -> None:
+    def _begin(self, beat: Beat, message: Message) -> None:
+        if len(self._changes) >= MAX_CHANGES:
+            self._stream.renew((beat.instance_id,))
+            refusal = ResourceExhaustedError(f"{MAX_CHANGES} changes of this stream are under way already; send this again later")
+            self._failed(message, beat.instance_id, refusal)
+            return
+        message.changes += 1
         self._changing[beat.instance_id] += 1
-        changes.append(beat)
+        change = asyncio.create_task(self._change(self._stream.bound(beat), message))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
 
-    async def _change(self, changes: list[Beat], message: Message, handle: Handle) -> None:
-        for part in _slices(changes):
-            await asyncio.gather(*(self._beat(beat, message, handle) for beat in part))
-
-    async def _refused(self, _: Beat) -> None:
-        raise ResourceExhaustedError(f"{MAX_CHANGES} changes of this stream are under way already; send this again later")
-
-    async def _beat(self, beat: Beat, message: Message, handle: Handle) -> None:
+    async def _change(self, beat: Beat, message: Message) -> None:
         try:
-            await handle(beat)
+            await self._stream.beat(beat)
         except LunaError as error:
             self._failed(message, beat.instance_id, error)
         except Exception:
@@ -196,24 +193,43 @@ class HeartbeatCall:
             self._changing[beat.instance_id] -= 1
             if not self._changing[beat.instance_id]:
                 del self._changing[beat.instance_id]
+            message.changes -= 1
+            if not message.changes:
+                self._finished()
 
     def _failed(self, message: Message, instance_id: str, error: LunaError) -> None:
+        self._refusals[error.code] += 1
         failure = pb.HeartbeatFailure(instance_id=instance_id, code=status_code(error).value[0], message=error.message)
         if message.failures is None:
             message.failures = {}
         self._untold += instance_id not in message.failures
         message.failures[instance_id] = failure
 
-    def _finished(self, _: object = None) -> None:
+    def _merge(self) -> None:
+        """Let those that only wait for messages before them become one: a disk may be silent for hours."""
+        waiting = self._unfinished
+        while len(waiting) > 1 and not waiting[-1].changes and not waiting[-2].changes:
+            last = waiting.pop()
+            waiting[-1].sequence = last.sequence
+            waiting[-1].count += last.count
+            if last.failures:
+                waiting[-1].failures = waiting[-1].failures or {}
+                self._collect(last.failures, waiting[-1].failures)
+
+    def _collect(self, failures: Failures, into: Failures) -> None:
+        """Let the later failure of an instance take the place of an earlier one."""
+        before = len(into) + len(failures)
+        into.update(failures)
+        self._untold -= before - len(into)
+
+    def _finished(self) -> None:
         """Note how far all messages have been handled, and let the writer say so."""
-        while self._unfinished and self._unfinished[0].done:
+        while self._unfinished and not self._unfinished[0].changes:
             message = self._unfinished.popleft()
             self._handled = message.sequence
-            self._owed += 1
+            self._owed += message.count
             if message.failures:
-                before = len(self._failures) + len(message.failures)
-                self._failures |= message.failures
-                self._untold -= before - len(self._failures)
+                self._collect(message.failures, self._failures)
             self._answer_soon()
 
     async def _write(self) -> None:

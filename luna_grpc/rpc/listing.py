@@ -11,13 +11,12 @@ from luna_grpc.store import Registration, Service
 from luna_grpc.v1 import registry_pb2 as pb
 
 DEFAULT_PAGE: Final = 100
-MAX_PAGE: Final = 1000
 MAX_BYTES: Final = 2 * 1024 * 1024
 """Half of what a gRPC client takes by default."""
 
 
-def list_services(registry: Registry, request: pb.ListServicesRequest) -> pb.ListServicesResponse:
-    """Answer ListServices.
+def list_services(registry: Registry, request: pb.ListServicesRequest, max_page: int) -> pb.ListServicesResponse:
+    """Answer ListServices with at most `max_page` services: who asks for more gets that many (https://google.aip.dev/158).
 
     Raises:
         InvalidArgumentError: `page_size` is negative, or `page_token` is not one of ours.
@@ -25,7 +24,7 @@ def list_services(registry: Registry, request: pb.ListServicesRequest) -> pb.Lis
     """
     if request.page_size < 0:
         raise InvalidArgumentError(f"page_size {request.page_size} is negative", field="page_size")
-    size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+    size = min(request.page_size or DEFAULT_PAGE, max_page)
     name, after = _read_token(request.page_token)
     status = convert.service_status(request.status)
     response = pb.ListServicesResponse(

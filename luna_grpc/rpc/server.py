@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Final
 
 import grpc
@@ -9,9 +10,11 @@ import grpc
 from luna_grpc.auth import Authenticator
 from luna_grpc.config import Settings
 from luna_grpc.registry import Registry
-from luna_grpc.rpc import health, reflect
+from luna_grpc.rpc import health, limits, reflect, tls
+from luna_grpc.rpc.errors import CODES
 from luna_grpc.rpc.guard import Guard
 from luna_grpc.rpc.service import NAME, RegistryService
+from luna_grpc.tls import Identity
 
 OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # On by default, and then two servers silently share a port.
@@ -36,23 +39,31 @@ LAST_WORD: Final = 2.0
 """Seconds in which streams are to end before new calls are refused."""
 
 
-# Handlers log their own failures; what is left are calls that broke while they were answered, and strangers could fill the log with
-# them.
+# Handlers log their own failures; what is left are calls that broke while they were answered, and header fields that are not UTF-8,
+# and strangers could fill the log with them.
+_OF_STRANGERS: Final = (grpc.aio.BaseError, UnicodeDecodeError)
 logging.getLogger("grpc._cython.cygrpc").addFilter(
-    lambda record: not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.BaseError))
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], _OF_STRANGERS))
 )
 
 
 class GrpcServer:
     """Serves the registry, health and reflection on one port."""
 
-    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings) -> None:
+    def __init__(self, registry: Registry, authenticator: Authenticator, settings: Settings, connections: int) -> None:
         self._grace = settings.shutdown_grace
-        self._server = grpc.aio.server(options=[*OPTIONS, *_age(settings.max_connection_age)])
-        self.service = RegistryService(registry, settings)
-        self._health = health.HealthService("", NAME)
+        self._host = ""
+        self._tls: tls.Renewable | None = None
+        self._server = grpc.aio.server(
+            options=[*OPTIONS, *limits.options(settings, connections), *_age(settings.max_connection_age)]
+        )
+        self.refusals = Counter(dict.fromkeys(CODES, 0))
+        """How many calls, and heartbeats of streams, were refused, by the code of the answer."""
+        count = limits.StreamCount(settings.max_streams_per_connection, settings.max_streams_per_address)
+        self.service = RegistryService(registry, settings, count, self.refusals)
+        self._health = health.HealthService("", NAME, count=count)
         reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
-        guard = Guard(registry, authenticator)
+        guard = Guard(registry, authenticator, self.refusals, limits.Turns(), certificates=bool(settings.tls_client_ca))
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),
@@ -67,22 +78,47 @@ class GrpcServer:
         )
         authenticator.observe(lambda: self._recheck(authenticator))
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port; 0 picks a free one. Health says NOT_SERVING until `serving`.
+    async def start(self, host: str, port: int, identity: Identity | None = None) -> int:
+        """Listen, with TLS when there is an identity, and return the port; 0 picks a free one.
+
+        Health says NOT_SERVING until `serving`.
 
         Raises:
             OSError: the port cannot be had.
+            TlsError: gRPC cannot use the identity.
 
         """
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound = self._server.add_insecure_port(address)
-        except RuntimeError:
-            bound = 0
+        self._host = f"[{host}]" if ":" in host else host
+        if identity is not None:
+            await tls.check(identity, self._host)
+            self._tls = tls.Renewable(identity)
+        bound = self._listen(f"{self._host}:{port}")
         if not bound:
-            raise OSError(f"cannot listen on {address}")
+            raise OSError(f"cannot listen on {self._host}:{port}")
         await self._server.start()
         return bound
+
+    def _listen(self, address: str) -> int:
+        try:
+            if self._tls is not None:
+                return self._server.add_secure_port(address, self._tls.credentials)
+            return self._server.add_insecure_port(address)
+        except RuntimeError:
+            return 0
+
+    async def check(self, identity: Identity) -> None:
+        """Let pass what `renew` can use.
+
+        Raises:
+            TlsError: it cannot.
+
+        """
+        await tls.check(identity, self._host)
+
+    def renew(self, identity: Identity) -> None:
+        """Use another identity for connections from now on. One that was not checked may be left unused without a word."""
+        if self._tls is not None:
+            self._tls.renew(identity)
 
     def serving(self) -> None:
         """Let health say SERVING."""

@@ -1,17 +1,20 @@
 """The rpcs of `luna.registry.v1.Registry`."""
 
+from collections import Counter
 from typing import Final
 
 from luna_grpc.access import Action
 from luna_grpc.config import Settings
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import Actor, Status
+from luna_grpc.pacing import OneAtATime
 from luna_grpc.registry import Registry
 from luna_grpc.rpc import convert
 from luna_grpc.rpc.drain import Streams
 from luna_grpc.rpc.errors import Context, Handler
 from luna_grpc.rpc.guard import Guard
 from luna_grpc.rpc.heartbeats import HeartbeatCall
+from luna_grpc.rpc.limits import StreamCount
 from luna_grpc.rpc.listing import list_services
 from luna_grpc.rpc.watches import WatchCall
 from luna_grpc.streams import HeartbeatStream
@@ -23,11 +26,15 @@ NAME: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 class RegistryService:
     """Converts in, calls the use case, converts out."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, count: StreamCount, refusals: Counter[str]) -> None:
+        """`refusals` counts the heartbeats of streams that were refused, by the code of the answer."""
+        self._refusals = refusals
         self._registry = registry
+        self._settings = settings
+        self._listing = OneAtATime()
         self._lease = convert.lease(registry.policy, registry.store.epoch)
-        self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, settings.max_connection_age)
-        self.watches = Streams("watches", settings.max_watchers, settings.max_connection_age)
+        self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
+        self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
 
     async def register(self, request: pb.RegisterRequest, actor: Actor) -> pb.RegisterResponse:
         """Serve Register."""
@@ -62,12 +69,14 @@ class RegistryService:
         return response
 
     async def list_services(self, request: pb.ListServicesRequest, _: Actor) -> pb.ListServicesResponse:
-        """Serve ListServices."""
-        return list_services(self._registry, request)
+        """Serve ListServices: one list at a time, so that whoever asks for less waits for one only."""
+        async with self._listing:
+            return list_services(self._registry, request, self._settings.max_page_size)
 
     async def stream_heartbeats(self, actor: Actor, context: Context) -> None:
         """Serve StreamHeartbeats."""
-        call = HeartbeatCall(HeartbeatStream(self._registry, actor), self._lease, context)
+        stream = HeartbeatStream(self._registry, actor, self._settings.max_instances_per_stream)
+        call = HeartbeatCall(stream, self._lease, context, self._refusals)
         with self.heartbeat_streams.opened(call, actor):
             await call.run()
 

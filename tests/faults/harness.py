@@ -1,6 +1,7 @@
 """What the tests of faults share: watches that note when they heard what, and workers that can be killed."""
 
 import asyncio
+import json
 import math
 import os
 import sys
@@ -10,19 +11,17 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.v1 import registry_pb2 as pb
-from support import Stub, basic, clean_environment
+from support import SOAK, Stub, basic, clean_environment
 
 INSTANCES = "/registry/v1/instances/"
 HERE = Path(__file__).parent
-SOAK = "LUNA_SOAK" in os.environ
-"""Whether the long forms are wanted: `make soak`."""
 T = TypeVar("T")
 
 
@@ -39,6 +38,13 @@ def percentile(figures: Sequence[float], share: float) -> float:
 def memory(pid: int) -> int:
     """Return the bytes of memory that a process takes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
+    """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
+    log.seek(0)
+    lines = [json.loads(line) if line.startswith(b"{") else {"level": "none", "event": line.decode()} for line in log]
+    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
 
 
 def seconds(moment: Timestamp) -> float:

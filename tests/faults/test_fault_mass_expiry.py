@@ -15,7 +15,8 @@ from harness import INSTANCES, measured, percentile, soak
 from probe import probing
 
 from luna_grpc.model import Info, Instance, Status
-from luna_grpc.statefile import Kept, StateFile, keep
+from luna_grpc.statefile import StateFile
+from luna_grpc.stateformat import Kept, keep
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import Luna, Stub, basic, channel, instance_json, luna, session

@@ -193,7 +193,7 @@ class Health:
 
 def _logged_names(log: IO[bytes]) -> set[str]:
     log.seek(0)
-    return {event["service"] for event in map(json.loads, log) if event["event"] == "upserted"}
+    return {event["service"] for event in map(json.loads, log) if event["event"] == "registered"}
 
 
 async def _ended(tasks: list[asyncio.Task[None]], what: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,24 +14,7 @@ from harness import register, worker
 
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import channel, clean_environment, instance_json, luna, session
-
-
-async def _refused(*flags: str, env: dict[str, str] | None = None) -> tuple[int | None, list[str]]:
-    """Start a server that is not to start; return its exit code and the lines on stderr."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "luna_grpc", "serve", *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**clean_environment(), **(env or {})},
-    )  # fmt: skip
-    try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 20)
-    except TimeoutError:
-        process.kill()
-        await process.communicate()
-        pytest.fail(f"it started: {flags} {env}")
-    assert stdout == b""
-    assert b"Traceback" not in stderr
-    return process.returncode, stderr.decode().splitlines()
+from support import channel, instance_json, luna, refused, session
 
 
 @contextmanager
@@ -47,7 +29,7 @@ def _taken() -> Iterator[str]:
 async def test_a_taken_port(flag: str, other: str) -> None:
     """A port that is taken: exit code 1 and one line that names the port and the flag."""
     with _taken() as port:
-        code, lines = await _refused(flag, port, other, "0")
+        code, lines = await refused(flag, port, other, "0")
     assert code == 1
     assert len(lines) == 1, lines
     assert port in lines[0]
@@ -58,9 +40,9 @@ async def test_a_port_taken_by_another_luna() -> None:
     """A second server on the ports of the first one does not share them silently."""
     async with luna() as first:
         rest_port, grpc_port = (address.rpartition(":")[2] for address in (first.rest, first.grpc))
-        code, lines = await _refused("--port", rest_port, "--grpc-port", "0")
+        code, lines = await refused("--port", rest_port, "--grpc-port", "0")
         assert (code, len(lines)) == (1, 1), lines
-        code, lines = await _refused("--port", "0", "--grpc-port", grpc_port)
+        code, lines = await refused("--port", "0", "--grpc-port", grpc_port)
         assert (code, len(lines)) == (1, 1), lines
 
 
@@ -68,7 +50,7 @@ async def test_a_bad_setting() -> None:
     """A wrong value: exit code 2 and one line that names the flag, the variable and the value."""
 
     async def check(flag: str, variable: str, value: str, *, by_flag: bool) -> None:
-        code, lines = await (_refused(flag, value) if by_flag else _refused(env={variable: value}))
+        code, lines = await (refused(flag, value) if by_flag else refused(env={variable: value}))
         assert (code, len(lines)) == (2, 1), lines
         assert flag in lines[0]
         assert variable in lines[0]
@@ -87,7 +69,7 @@ async def test_an_open_door() -> None:
     """An empty password on an address that others can reach: exit code 2 and one line that says why, and what to do."""
 
     async def check(*flags: str, env: dict[str, str] | None = None) -> None:
-        code, lines = await _refused("--port", "0", "--grpc-port", "0", *flags, env=env)
+        code, lines = await refused("--port", "0", "--grpc-port", "0", *flags, env=env)
         assert (code, len(lines)) == (2, 1), lines
         for part in ("password is empty", "LUNA_AUTH_PASSWORD", "127.0.0.1", "LUNA_INSECURE=1"):
             assert part in lines[0]
@@ -191,7 +173,7 @@ async def test_one_line_on_stdout_and_json_on_stderr() -> None:
         lines = log.read().decode().splitlines()
     events = [json.loads(line) for line in lines]
     assert [line for line, event in zip(lines, events, strict=True) if not {"event", "level", "timestamp"} <= event.keys()] == []
-    assert {"upserted", "stalled", "stopping"} <= {event["event"] for event in events}
+    assert {"registered", "stalled", "stopping"} <= {event["event"] for event in events}
     # None of that is an error of the server's, so nothing may look like one (aiohttp says of rubbish itself what it thinks).
     errors = [event for event in events if event["level"] in ("error", "critical") and event["logger"] != "aiohttp.server"]
     assert errors == []

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession
 from yarl import URL
 
-from gateway.panel import HEADERS, ago
+from gateway.pages import HEADERS, ago
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.serve import Running
 from support import instance_json
@@ -45,6 +45,7 @@ async def get(rest: ClientSession, path: str = LIST) -> Page:
     for tag, attributes in page.elements:
         assert tag not in {"script", "style", "iframe", "object", "embed"}
         assert not any(name.startswith("on") or name == "style" for name in attributes)
+        assert urlsplit(attributes.get("href") or "").scheme in {"", "http", "https"}
     return page
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from luna_grpc import turns
+from luna_grpc import pacing
 
 
 class Others:
@@ -33,26 +33,26 @@ async def _others() -> AsyncIterator[Others]:
 
 async def test_others_get_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """grpc.aio needs six to take a call."""
-    monkeypatch.setattr(turns, "LONGEST_REST", 60)
-    monkeypatch.setattr(turns, "IDLE", 60)
+    monkeypatch.setattr(pacing, "LONGEST_REST", 60)
+    monkeypatch.setattr(pacing, "IDLE", 60)
     async with _others() as others:
-        await turns.let_others_run()
-        assert turns.TURNS - 1 <= others.turns <= turns.TURNS + 1
-    assert turns.TURNS >= 12
+        await pacing.let_others_run()
+        assert pacing.TURNS - 1 <= others.turns <= pacing.TURNS + 1
+    assert pacing.TURNS >= 12
 
 
 async def test_whoever_has_something_to_do_gets_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they wait for may come from other threads, which takes more than turns."""
-    monkeypatch.setattr(turns, "LONGEST_REST", 60)
-    monkeypatch.setattr(turns, "IDLE", 0)
+    monkeypatch.setattr(pacing, "LONGEST_REST", 60)
+    monkeypatch.setattr(pacing, "IDLE", 0)
     async with _others() as others:
-        await turns.let_others_run()
-        assert others.turns > turns.TURNS + 10
+        await pacing.let_others_run()
+        assert others.turns > pacing.TURNS + 10
 
 
 async def test_bulk_work_goes_on_however_much_others_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """When they take long, it waits for no more than a turn."""
-    monkeypatch.setattr(turns, "LONGEST_REST", 0)
+    monkeypatch.setattr(pacing, "LONGEST_REST", 0)
     async with _others() as others:
-        await turns.let_others_run()
+        await pacing.let_others_run()
         assert others.turns <= 2

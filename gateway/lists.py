@@ -1,0 +1,125 @@
+"""Long lists: written in slices, and never so many at once that everything else waits for them.
+
+Who is in a list is noted at one moment, and what is said of each service is noted when its turn comes, so a service never
+contradicts itself: noting everything of 100,000 instances at once would hold everyone for 40 ms, noting who there is takes 6 ms.
+
+Whoever asks for one thing has its answer in microseconds; a list takes milliseconds. So all lists and pages take turns, slice by
+slice: however many are asked for, a heartbeat waits for one slice.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Final, TypeAlias
+from weakref import finalize
+
+from aiohttp import web
+
+from gateway import views
+from luna_grpc.access import User
+from luna_grpc.errors import UnavailableError
+from luna_grpc.pacing import OneAtATime
+from luna_grpc.registry import Registry
+from luna_grpc.store import Registration, Service
+
+SLICE: Final = 500
+"""Instances written before others get their turn: some 2 ms."""
+SENT_AFTER: Final = 1
+"""Seconds after which other lists may have been sent."""
+
+Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
+Noted: TypeAlias = tuple[str, list[Registration]]
+"""A service and who was in it at one moment."""
+
+
+class Lists:
+    """Writes lists. All that are being sent have at most `most` instances, but for a single one."""
+
+    def __init__(self, registry: Registry, most: int) -> None:
+        self._registry = registry
+        self._most = most
+        self._sending = 0  # instances in the lists that are being sent
+        self._turn = OneAtATime()
+
+    def in_turn(self, handler: Handler) -> Handler:
+        """Let a page be made when it is its turn."""
+
+        async def waiting(request: web.Request, user: User) -> web.Response:
+            async with self._turn:
+                return await handler(request, user)
+
+        return waiting
+
+    async def services(self) -> bytes | AsyncIterator[bytes]:
+        """Return an array of all services that there are at this moment; in parts, when it is long.
+
+        Raises:
+            UnavailableError: lists of too many instances are being sent.
+
+        """
+        async with self._turn:
+            count = self._registry.store.count()
+            if count <= SLICE:
+                return b"".join(self._slices())
+            if self._sending and self._sending + count > self._most:
+                raise UnavailableError(
+                    f"lists of {self._sending} instances are being sent, and {self._most} are the most (LUNA_MAX_LISTED): try "
+                    "again in a second",
+                    retry_after=SENT_AFTER,
+                )
+            parts = self._in_turns(self._slices())
+            self._sending += count
+            finalize(parts, self._sent, count).atexit = False  # also when nobody takes them to the end
+        return parts
+
+    async def service(self, name: str) -> bytes:
+        """Return one service.
+
+        Raises:
+            NotFoundError: no instance has this name.
+
+        """
+        registrations = list(self._registry.service(name).registrations)
+        return b"".join([part async for part in self._in_turns(_written(name, registrations))])
+
+    def _slices(self) -> Iterator[bytes]:
+        return _array([(service.name, list(service.registrations)) for service in self._registry.services()])
+
+    def _sent(self, count: int) -> None:
+        self._sending -= count
+
+    async def _in_turns(self, slices: Iterator[bytes]) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            async with self._turn:
+                part = next(slices, None)
+            more = part is not None
+            if part:
+                yield part
+
+
+def _array(services: Iterable[Noted]) -> Iterator[bytes]:
+    """Write services, some `SLICE` instances at a time."""
+    before, parts, unsent = b"[", list[bytes](), 0
+    for name, registrations in services:
+        parts.append(before)
+        before = b","
+        for part in _written(name, registrations):
+            parts.append(part)
+            if not part:
+                yield b""
+        unsent += len(registrations)
+        if unsent >= SLICE:
+            yield b"".join(parts)
+            parts, unsent = [], 0
+    yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
+
+
+def _written(name: str, registrations: list[Registration]) -> Iterator[bytes]:
+    """Write a service; nothing comes as often as others are to have their turn."""
+    moments = [(each.instance, each.last_heartbeat) for each in registrations]
+    service = views.service(Service(name, registrations, sum(instance.up for instance, _ in moments)))
+    instances: list[bytes] = []
+    for start in range(0, len(moments), SLICE):
+        if start:
+            yield b""
+        instances += [views.instance(*moment) for moment in moments[start : start + SLICE]]
+    yield views.whole(service, instances)

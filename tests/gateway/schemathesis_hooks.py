@@ -1,0 +1,45 @@
+"""What schemathesis has to be told about the REST API, because JSON Schema cannot say it; see test_openapi.py.
+
+Loaded by the process of schemathesis.
+"""
+
+from typing import Any
+from urllib.parse import unquote
+
+import requests
+import schemathesis
+from hypothesis import strategies as st
+
+from luna_grpc.model import RESERVED_NAMES
+
+SHOWN = st.characters(exclude_categories=("C", "Z"))
+LABEL = st.from_regex(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,10}[A-Za-z0-9_])?", fullmatch=True)
+DOMAIN = st.one_of(
+    st.lists(LABEL, min_size=1, max_size=3).map(".".join).filter(lambda domain: not domain.replace(".", "").isdigit()),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+)
+PORT = st.integers(1, 65535).map(str)
+IDS = st.tuples(st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True), DOMAIN, PORT).map(":".join)
+URLS = st.builds(
+    "{}://{}:{}/{}".format, st.sampled_from(["http", "https", "HTTP"]), DOMAIN, PORT, st.text(SHOWN, max_size=20)
+).filter(lambda url: "\\" not in url)
+
+schemathesis.openapi.format("instance-id", IDS)
+schemathesis.openapi.format("printable", st.text(SHOWN, min_size=1, max_size=30))
+schemathesis.openapi.format("http-url", URLS)
+
+
+@schemathesis.hook
+def filter_case(_: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
+    """Leave out what is another path: `/services/json` is not the service of that name."""
+    return (case.path_parameters or {}).get("name") not in RESERVED_NAMES
+
+
+@schemathesis.hook
+def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], __: dict[str, Any]) -> None:
+    """Say the same id in the body as in the path where both are right, and have no live lease where one is to be registered."""
+    if case.meta is not None and case.meta.generation.mode.is_positive and isinstance(case.body, dict):
+        case.body["instanceId"] = unquote(case.path_parameters["instanceId"])
+    if case.method.upper() == "POST":
+        requests.delete(case.as_transport_kwargs()["url"], auth=("admin", ""), timeout=10)
