@@ -32,7 +32,7 @@ LAG = 50
 """Milliseconds."""
 BEFORE = 0.3
 """Seconds; from so long before the end of the leases it counts how long requests take."""
-LATE = soak(2.0, 5.0)
+LATE = soak(3.0, 10.0)
 """Seconds; watchers are told as well, and requests come first."""
 
 ENDING = [f"service-{number // 20}:10.{number // 60_000}.{number // 250 % 240}.{number % 250}:8080" for number in range(LEASES)]
