@@ -55,6 +55,9 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "GET /registry/v1/services/json": READING,
     "GET /registry/v1/services/{name}": READING,
     "GET /registry/v1/static/{file}": READING,
+    "GET /registry/v1/openapi.json": READING,
+    "GET /registry/v1/docs": READING,
+    "GET /metrics": READING,
     "GET /": (302,) * 7,
     "GET /livez": (200,) * 7,
     "GET /readyz": (200,) * 7,
@@ -73,6 +76,7 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
 # Below the prefix nobody learns what there is not.
 NOWHERE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "GET /registry/nowhere": (401, 401, 404, 404, 404, 404, 404),
+    "GET /metrics/nowhere": (401, 401, 404, 404, 404, 404, 404),
     "PATCH /registry/v1/instances/{instanceId}": (401, 401, 405, 405, 405, 405, 405),
     "no.such.Service/Method": (UNKNOWN, UNKNOWN, *["UNIMPLEMENTED"] * 5),
 }
