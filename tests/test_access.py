@@ -76,6 +76,7 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
 # Below the prefix nobody learns what there is not.
 NOWHERE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "GET /registry/nowhere": (401, 401, 404, 404, 404, 404, 404),
+    "GET /metrics/nowhere": (401, 401, 404, 404, 404, 404, 404),
     "PATCH /registry/v1/instances/{instanceId}": (401, 401, 405, 405, 405, 405, 405),
     "no.such.Service/Method": (UNKNOWN, UNKNOWN, *["UNIMPLEMENTED"] * 5),
 }

@@ -171,12 +171,12 @@ async def test_what_was_remembered_counts_no_more(file: str) -> None:
 @pytest.mark.parametrize("damage", ["cut", "no TOML", "an unknown role", "removed"])
 async def test_a_damaged_file_changes_nothing(file: str, damage: str) -> None:
     """The users stay as they were, logins included, and the log says why; once it is mended, it counts."""
-    good = Path(file).read_text()  # noqa: ASYNC240 - a test may wait for its disk
+    good = Path(file).read_text()
     async with served(file) as (server, log), busy(server, "stays") as (heart, watch):
         bad = {"cut": good[:-40], "no TOML": good + "[", "an unknown role": good.replace("reader", "boss"), "removed": ""}[damage]
-        Path(file).write_text(bad)  # noqa: ASYNC240 - same
+        Path(file).write_text(bad)
         if damage == "removed":
-            Path(file).unlink()  # noqa: ASYNC240 - same
+            Path(file).unlink()
         server.process.send_signal(signal.SIGHUP)
         await eventually(logged(log, "users file not reloaded"), 10, "the refusal")
         assert await status(server, "reader", PASSWORD) == 404  # who had not been here before
@@ -185,7 +185,7 @@ async def test_a_damaged_file_changes_nothing(file: str, damage: str) -> None:
         [complaint] = complaints(log)
         assert (complaint["level"], complaint["effect"]) == ("error", "the users stay as they were")
         assert file in complaint["reason"]
-        Path(file).write_text(good.replace("[reader]", "[viewer]"))  # noqa: ASYNC240 - same
+        Path(file).write_text(good.replace("[reader]", "[viewer]"))
         server.process.send_signal(signal.SIGHUP)
         await eventually(logged(log, "users file reloaded"), 10, "the reload")
         assert (await status(server, "viewer", PASSWORD), await status(server, "reader", PASSWORD)) == (404, 401)
@@ -202,7 +202,7 @@ async def test_a_signal_without_a_users_file() -> None:
 
 async def test_a_file_that_others_can_read(file: str) -> None:
     """The server starts, and says how to mend it."""
-    Path(file).chmod(0o644)  # noqa: ASYNC240 - a test may wait for its disk
+    Path(file).chmod(0o644)
     async with served(file) as (_, log):
         [complaint] = complaints(log)
         assert (complaint["event"], complaint["step"]) == ("users file can be read by others", f"chmod 600 {file}")
