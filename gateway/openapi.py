@@ -70,7 +70,7 @@ _SERVICES: Final = {
 }
 _PAGE_OF_HTML: Final = {"schema": {"type": "string", "description": "A page for people."}}
 _LINE: Final = {"schema": {"type": "string"}}
-_GUARDED: Final = (401, 403, 429, 500, 503)
+_GUARDED: Final = (401, 403, 429, 431, 500, 503)
 """With what every operation below `/registry/` may be refused."""
 _SLOW_OR_LARGE: Final = (408, 431)
 """With what any request may be refused before anyone looks where it goes."""
@@ -186,7 +186,7 @@ def _register() -> Part:
         "Refused while the id has a live lease; over one whose lease has run out it is accepted.",
         body=_body(required=True),
         ok=created,
-        refused=(400, 413),
+        refused=(400, 408, 413),
     )
 
 
@@ -198,7 +198,7 @@ def _heartbeat() -> Part:
         "It renews the lease and replaces what is known of the instance. With an empty body it only renews.",
         body=_body(required=False),
         ok=_ok(_INSTANCE),
-        refused=(400, 404, 409, 413),
+        refused=(400, 404, 408, 409, 413),
     )
 
 

@@ -17,13 +17,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 
+from luna_grpc.capacity import UNLIMITED, Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.errors import LunaError, ResourceExhaustedError
-from luna_grpc.memory import UNLIMITED, Decided, MemoryStore
+from luna_grpc.memory import Decided, MemoryStore
 from luna_grpc.model import Actor, Info, Instance, Status
 from luna_grpc.statefile import RETRY_AFTER, StateFile
 from luna_grpc.stateformat import Kept, Statement, forget, keep
-from luna_grpc.store import Capacity, Registration, Terms
+from luna_grpc.store import Registration, Terms
 from luna_grpc.watch import Event
 
 SOON: Final = 0.1
@@ -130,7 +131,7 @@ class DurableStore(MemoryStore):
 
         async def step() -> Registration:
             decided = self._registering(info, reported, owner=owner, replace=replace, terms=terms, actor=actor)
-            with self._arriving_meanwhile(decided):
+            with self._room.kept(decided.now.info.name, new=decided.new, joins=decided.joins):
                 return await self._make_so(decided, asked)
 
         return await self._in_turn(info.instance_id, step)
@@ -145,7 +146,7 @@ class DurableStore(MemoryStore):
 
         async def step() -> Registration:
             decided = self._changing(instance_id, generation, info, reported, actor)
-            with self._arriving_meanwhile(decided):
+            with self._room.kept(decided.now.info.name, new=decided.new, joins=decided.joins):
                 return await self._make_so(decided, asked)
 
         return await self._in_turn(instance_id, step)
@@ -160,22 +161,6 @@ class DurableStore(MemoryStore):
                 self._remove(registration, actor)
 
         await self._in_turn(instance_id, step)
-
-    @contextmanager
-    def _arriving_meanwhile(self, decided: Decided) -> Iterator[None]:
-        """Let what comes in between find the room taken."""
-        name = decided.now.info.name
-        new = decided.held is None
-        moved = decided.held is None or decided.held.instance.info.name != name
-        self._arriving += new
-        self._arriving_in[name] += moved
-        try:
-            yield
-        finally:
-            self._arriving -= new
-            self._arriving_in[name] -= moved
-            if not self._arriving_in[name]:
-                del self._arriving_in[name]
 
     def _hear(self, held: Registration, terms: Terms, actor: Actor) -> bool:
         """Let a change count as a heartbeat at once, whatever becomes of it and however long it waits; return whether it did."""
@@ -204,9 +189,8 @@ class DurableStore(MemoryStore):
 
     async def _hand_over(self, decided: Decided, asked: _Asked) -> Registration:
         """Let a new generation have the id."""
-        held, now, owner = decided
-        moved = held is None or held.instance.info.name != now.info.name
-        await self._write(keep(Kept(now, owner, asked.terms.wall_ms), moved=moved), generation=now.generation)
+        _, now, owner = decided
+        await self._write(keep(Kept(now, owner, asked.terms.wall_ms), moved=decided.joins), generation=now.generation)
         with self._already_on_disk():
             return self._carry_out(decided, self._granted(asked), asked.actor)
 

@@ -1,18 +1,18 @@
 """The store in this process's memory: the default. No call of it ever suspends."""
 
 import secrets
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+from luna_grpc.capacity import UNLIMITED, Capacity, Room
 from luna_grpc.clock import Clock
-from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
+from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
 from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason, shown
+from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason
 from luna_grpc.services import Services
-from luna_grpc.store import Capacity, Registration, Service, Swept, Terms, Totals
+from luna_grpc.store import Registration, Service, Swept, Terms, Totals
 from luna_grpc.watch import Event, EventType, Feed
 
 NEVER: Final = 0.0
@@ -23,9 +23,6 @@ _EXPIRED: Final = StatusReason.LEASE_EXPIRED
 _UPSERTED: Final = EventType.UPSERTED
 _STATUS: Final = Change.STATUS
 _OTHER: Final = Change.OTHER
-UNLIMITED: Final = Capacity()
-ROOM_AFTER: Final = 60
-"""Seconds after which there may be room again in a store or a service that is full."""
 
 
 class Decided(NamedTuple):
@@ -35,6 +32,16 @@ class Decided(NamedTuple):
     """Who holds the id; with the same generation as `now`, it stays and takes that on."""
     now: Instance
     owner: str
+
+    @property
+    def new(self) -> bool:
+        """Whether nobody holds the id."""
+        return self.held is None
+
+    @property
+    def joins(self) -> bool:
+        """Whether the service has an instance more then."""
+        return self.held is None or self.held.instance.info.name != self.now.info.name
 
 
 class MemoryStore:
@@ -55,10 +62,7 @@ class MemoryStore:
         self.epoch = epoch or secrets.token_hex(8)
         self.feed = Feed(self._present, warming=warming)
         self._evict_after = evict_after
-        self._capacity = capacity
-        # What is decided and not carried out yet, in an engine that does not do both at once.
-        self._arriving = 0
-        self._arriving_in: Counter[str] = Counter()  # by service
+        self._room = Room(capacity)
         self._registrations: dict[str, Registration] = {}
         self._services = Services()
         # How often the effective status of an instance has become OK, and DOWN for which reason.
@@ -180,20 +184,11 @@ class MemoryStore:
 
     def _check_room(self, held: Registration | None, info: Info) -> None:
         """Refuse what there is no room for; `held` is what it takes the place of."""
-        most, per_service = self._capacity
-        if most and held is None and len(self._registrations) + self._arriving >= most:
-            raise ResourceExhaustedError(
-                f"{most} instances are registered, the most that this registry takes: deregister some, or raise LUNA_MAX_INSTANCES",
-                retry_after=ROOM_AFTER,
-            )
-        if per_service and (held is None or held.instance.info.name != info.name):
+        if held is None:
+            self._room.check(len(self._registrations))
+        if held is None or held.instance.info.name != info.name:
             service = self._services.get(info.name)
-            if (len(service.members) if service else 0) + self._arriving_in[info.name] >= per_service:
-                raise ResourceExhaustedError(
-                    f"the service {shown(info.name)} has {per_service} instances, the most that one may have: deregister some, "
-                    "or raise LUNA_MAX_INSTANCES_PER_SERVICE",
-                    retry_after=ROOM_AFTER,
-                )
+            self._room.check_service(info.name, len(service.members) if service else 0)
 
     def _carry_out(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
         held, now, owner = decided

@@ -23,6 +23,7 @@ import uvloop
 from gateway.app import RestServer
 from luna_grpc import files, users
 from luna_grpc.auth import Account, Authenticator
+from luna_grpc.capacity import Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.durable import DurableStore
@@ -33,7 +34,6 @@ from luna_grpc.model import Door
 from luna_grpc.registry import LeasePolicy, Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
-from luna_grpc.store import Capacity
 from luna_grpc.sweeper import Timings, sweep_forever
 from luna_grpc.throttle import Throttle
 from luna_grpc.tls import Certificates, Files, Identity
@@ -147,6 +147,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         sweeper = await stack.enter_async_context(_beside(sweep_forever(registry, timings)))
         if certificates is not None:
             await stack.enter_async_context(_beside(certificates.renew(partial(_renew, grpc_server, rest_server))))
+        await stack.enter_async_context(_beside(files.watch_forever()))
         grpc_server.serving()
         rest_server.ready = True
         yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, sweeper)

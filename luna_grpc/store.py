@@ -101,14 +101,6 @@ class Totals(NamedTuple):
     """How many of them have an instance that is OK."""
 
 
-class Capacity(NamedTuple):
-    """How many instances a store takes; 0: any number."""
-
-    instances: int = 0
-    """In all."""
-    per_service: int = 0
-
-
 class Swept(NamedTuple):
     """What one slice of a sweep did."""
 

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from luna_grpc.access import Role, User
-from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
+from luna_grpc.capacity import Capacity, Room
+from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.model import Actor, Change, Door, Info, ServiceStatus, Status, StatusReason
 from luna_grpc.store import Registration, Store, Swept, Terms, Totals
 from luna_grpc.watch import Event, EventType
@@ -350,6 +351,49 @@ class StoreContract:
         assert (await store.sweep(TTL + EVICT_AFTER, 10)).evicted == 1
         assert (store.get("a:h:1"), store.get("a:h:2")) == (None, back)
         assert (EventType.REMOVED, "a", "a:h:1") in recorder.kinds()
+
+    @pytest.fixture
+    def small(self, store: Store) -> Store:
+        """Let the store take three instances, two of a service; a store that has its room elsewhere overrides this."""
+        store._room = Room(Capacity(instances=3, per_service=2))  # type: ignore[attr-defined]
+        return store
+
+    async def test_a_full_store_takes_no_new_instance(self, small: Store, recorder: Recorder) -> None:
+        """What is there may be registered again, replaced and renamed; one that leaves makes room."""
+        for instance_id in ("a:h:1", "b:h:1", "c:h:1"):
+            await self.register(small, instance_id, owner="one")
+        recorder.kinds()
+        with pytest.raises(ResourceExhaustedError, match=r"^3 instances .*LUNA_MAX_INSTANCES\b") as caught:
+            await self.register(small, "d:h:1")
+        assert caught.value.retry_after
+        assert (small.count(), small.get("d:h:1"), recorder.kinds()) == (3, None, [])
+        await self.register(small, "a:h:1", owner="one", description="again")
+        await self.register(small, "a:h:1", owner="two", replace=True, name="other")
+        ended = small.get("b:h:1")
+        assert ended is not None
+        await small.end([ended], StatusReason.DISCONNECTED, now=0, actor=ALICE)
+        await self.register(small, "b:h:1")
+        await small.deregister("c:h:1", generation=0, actor=ALICE)
+        await self.register(small, "d:h:1")
+        assert small.count() == 3
+
+    async def test_a_full_service_takes_no_new_instance(self, small: Store) -> None:
+        """Neither by a registration nor by a change of the name; what is in it may be replaced and changed."""
+        moved = await self.register(small, "b:h:1")
+        for instance_id in ("a:h:1", "a:h:2"):
+            await self.register(small, instance_id, owner="one")
+        with pytest.raises(ResourceExhaustedError, match=r"'a' has 2 instances.*LUNA_MAX_INSTANCES_PER_SERVICE") as caught:
+            await self.change(small, "b:h:1", name="a")
+        assert caught.value.retry_after
+        with pytest.raises(ResourceExhaustedError, match="LUNA_MAX_INSTANCES_PER_SERVICE"):
+            await self.register(small, "b:h:1", replace=True, name="a")
+        assert (moved.live, moved.instance.info.name, small.count()) == (True, "b", 3)
+        await self.register(small, "a:h:1", replace=True)
+        await self.register(small, "a:h:2", owner="one", description="again")
+        await self.change(small, "a:h:2", description="changed", name="a")
+        await self.change(small, "a:h:1", name="c")
+        await self.change(small, "b:h:1", name="a")
+        assert [(each.name, len(each.registrations)) for each in small.services()] == [("a", 2), ("c", 1)]
 
     async def test_a_snapshot_holds_the_services_named(self, store: Store) -> None:
         """Or all of them."""

@@ -21,6 +21,7 @@ GUARDED = {"grpc", "google", "grpc_health", "grpc_reflection", "aiohttp", "gatew
 NOT_FOR_THE_GATEWAY = ("luna_grpc.rpc", "luna_grpc.v1", "luna_grpc.memory", "luna_grpc.serve", "luna_grpc.cli")
 DOMAIN = [
     "access",
+    "capacity",
     "clock",
     "errors",
     "histogram",

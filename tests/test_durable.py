@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from luna_grpc import durable as module
 from luna_grpc import statefile
+from luna_grpc.capacity import Capacity, Room
 from luna_grpc.durable import DurableStore
 from luna_grpc.errors import AlreadyExistsError, LunaError, NotFoundError, ResourceExhaustedError, SupersededError, UnavailableError
 from luna_grpc.memory import MemoryStore
@@ -428,6 +429,23 @@ async def test_a_new_lease_is_not_the_shorter_because_the_disk_was_slow(store: D
     assert found(store, "a:h:1").deadline == clock.now() + TTL
 
 
+async def test_what_nobody_waits_for_does_not_undo_a_change(
+    store: DurableStore, path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is under way is known to the disk before it is to memory, and that must not be written over it."""
+    monkeypatch.setattr(module, "SOON", 0.0)
+    registration = await register(store, clock)
+    async with slow_disk(store.file):
+        task = asyncio.create_task(change(store, clock, reported=Status.DOWN))
+        await settle()
+        await store.end([registration], StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+        await settle()
+    await task
+    await written(store)
+    assert await restored(path, clock) == known(store)
+    assert registration.instance.reported is Status.DOWN
+
+
 async def test_a_lease_that_ended_meanwhile_is_not_brought_back(store: DurableStore, path: Path, clock: FakeClock) -> None:
     """What was said before it ended is kept, no more; a restart knows that as well."""
     registration = await register(store, clock)
@@ -583,9 +601,10 @@ async def test_a_disk_that_fails(
 @pytest.mark.usefixtures("quick")
 async def test_a_failing_disk_is_tried_again_without_anyone_asking(store: DurableStore, path: Path, clock: FakeClock) -> None:
     """So the alarm ends when the trouble does, and not before: the attempt has to reach the disk."""
+    await register(store, clock)
     with no_room(path), capture_logs():
         with pytest.raises(UnavailableError):
-            await register(store, clock)
+            await deregister(store)
         await asyncio.sleep(0.1)
         assert store.file.failing_since is not None
     assert store._flusher is not None
@@ -678,3 +697,60 @@ async def test_loading_is_given_up_at_once(path: Path, clock: FakeClock) -> None
     assert store.count() < 5000
     async with durable(path, clock) as store:
         assert store.count() == 5000
+
+
+async def outcomes(work: list[Awaitable[object]]) -> list[type[object]]:
+    """Return what becomes of changes that are made at the same time: None, or an error."""
+    return [type(each) for each in await asyncio.gather(*work, return_exceptions=True) if isinstance(each, BaseException)]
+
+
+async def test_room_is_kept_for_what_waits_for_the_disk(path: Path, clock: FakeClock) -> None:
+    """However many register at the same time, no more are taken than may be: in all, and of one service."""
+    async with durable(path, clock) as store:
+        store._room = Room(Capacity(instances=10, per_service=4))
+        async with slow_disk(store.file):
+            tasks = [asyncio.ensure_future(register(store, clock, f"{name}:h:{n}")) for n in range(1, 7) for name in "abc"]
+            await settle()
+            assert sum(task.done() for task in tasks) == 18 - 10
+        assert await outcomes([*tasks]) == [ResourceExhaustedError] * 8
+        assert (store.count(), [len(each.registrations) for each in store.services()]) == (10, [4, 3, 3])
+        assert (store._room._kept, store._room._kept_in) == (0, {})
+
+
+async def test_room_is_kept_for_what_changes_its_service(path: Path, clock: FakeClock) -> None:
+    """A change of the name that waits for the disk counts in the new service, and still in the old one."""
+    async with durable(path, clock) as store:
+        store._room = Room(Capacity(per_service=2))
+        for instance_id in ("a:h:1", "b:h:1", "c:h:1", "c:h:2"):
+            await register(store, clock, instance_id)
+        async with slow_disk(store.file):
+            tasks = [
+                asyncio.ensure_future(change(store, clock, instance_id, name="a")) for instance_id in ("b:h:1", "c:h:1", "c:h:2")
+            ]
+            await settle()
+            assert [task.done() for task in tasks] == [False, True, True]
+        assert await outcomes([*tasks]) == [ResourceExhaustedError] * 2
+        assert [(each.name, len(each.registrations)) for each in store.services()] == [("a", 2), ("c", 2)]
+
+
+async def test_what_the_disk_refuses_takes_no_room(path: Path, clock: FakeClock) -> None:
+    """Room that was kept is given back."""
+    async with durable(path, clock) as store:
+        store._room = Room(Capacity(instances=1))
+        with capture_logs():
+            with no_room(path), pytest.raises(UnavailableError):
+                await register(store, clock, "a:h:1")
+            await register(store, clock, "a:h:2")
+        assert store.count() == 1
+
+
+async def test_what_is_read_may_be_more_than_there_is_room_for(path: Path, clock: FakeClock) -> None:
+    """A limit that was lowered removes nobody; it only takes nobody new."""
+    async with durable(path, clock) as store:
+        for number in range(1, 4):
+            await register(store, clock, f"a:h:{number}")
+    async with durable(path, clock) as store:
+        store._room = Room(Capacity(instances=2))
+        assert store.count() == 3
+        with pytest.raises(ResourceExhaustedError):
+            await register(store, clock, "a:h:4")

@@ -3,7 +3,14 @@
 import pytest
 
 from luna_grpc.access import Role, User
-from luna_grpc.errors import AlreadyExistsError, InvalidArgumentError, LunaError, NotFoundError, SupersededError
+from luna_grpc.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    LunaError,
+    NotFoundError,
+    ResourceExhaustedError,
+    SupersededError,
+)
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
 from luna_grpc.registry import MAX_HOLD, Beat, LeasePolicy, Registry
@@ -415,3 +422,23 @@ async def test_a_disconnected_instance_comes_back_with_a_heartbeat_or_anew(regis
         await registry.disconnect([registry.get(ID)], GRPC)
         await registry.register(Info.of(ID), Status.OK, actor=GRPC)
         assert registry.get(ID).instance.up
+
+
+async def test_a_stream_remembers_no_more_ids_than_it_may(registry: Registry) -> None:
+    """Each further one fails by itself, in whatever way it is named; those that are known go on, and another stream begins anew."""
+    for number in range(1, 5):
+        await register(registry, f"a:h:{number}")
+    last = registry.get("a:h:4").instance.generation
+    stream = HeartbeatStream(registry, GRPC, most=3)
+    assert await failures_of(stream, ["a:h:1", "a:h:2"]) == []
+    stream.bind("a:h:3", 5)  # a generation that is not there: remembered too
+    for beat in (Beat("a:h:4"), Beat("a:h:4", status=Status.DOWN), Beat("a:h:4", generation=last)):
+        assert not stream.renewed(beat)
+        with pytest.raises(ResourceExhaustedError, match=r"3 instances.*LUNA_MAX_INSTANCES_PER_STREAM"):
+            await stream.beat(beat)
+    [(instance_id, error)] = await failures_of(stream, ["a:h:1", "a:h:4", "a:h:2"])
+    assert (instance_id, type(error)) == ("a:h:4", ResourceExhaustedError)
+    assert len(stream._bound) + len(stream._named) == 3
+    stream.bind("a:h:3", registry.get("a:h:3").instance.generation)
+    assert await failures_of(stream, ["a:h:3"]) == []
+    assert await failures_of(HeartbeatStream(registry, GRPC, most=3), ["a:h:4"]) == []
