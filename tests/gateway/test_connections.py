@@ -4,14 +4,16 @@ import asyncio
 import gzip
 import json
 import socket
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 
 from gateway import connections
+from gateway.body import decoded
 from gateway.lists import Lists
 from luna_grpc.errors import UnavailableError
 from luna_grpc.model import Info, Status
@@ -297,6 +299,18 @@ async def test_a_compressed_body(encoding: str, pack: type[bytes]) -> None:
             await refused(client, pack(bytes(50_000_000)), 413, "PAYLOAD_TOO_LARGE", "larger than 102400 bytes", encoding)
             for damaged in (b"rubbish", pack(body)[:-6]):
                 await refused(client, damaged, 400, "INVALID_ARGUMENT", "not in the encoding", encoding)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """No more than may be said is ever held of what it says."""
+    bomb = gzip.compress(bytes(50_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(web.HTTPRequestEntityTooLarge):
+            decoded(bomb, "gzip", 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "nonsense"])
