@@ -56,3 +56,25 @@ async def test_bulk_work_goes_on_however_much_others_have_to_do(monkeypatch: pyt
     async with _others() as others:
         await pacing.let_others_run()
         assert others.turns <= 2
+
+
+async def test_pieces_are_done_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they were asked for, with turns for others in between when they are long, also when one fails."""
+    monkeypatch.setattr(pacing, "LONGEST_REST", 60)
+    monkeypatch.setattr(pacing, "IDLE", 60)
+    turn, done = pacing.OneAtATime(), list[int]()
+
+    async def piece(number: int) -> None:
+        async with turn:
+            done.append(number)
+            if number == 1:
+                raise ValueError
+
+    for piece_is_long in (True, False):
+        monkeypatch.setattr(pacing, "PIECE", 0 if piece_is_long else 60)
+        done.clear()
+        async with _others() as others:
+            results = await asyncio.gather(*(piece(number) for number in range(3)), return_exceptions=True)
+            assert (others.turns >= 2 * pacing.TURNS) == piece_is_long
+        assert [type(result) for result in results] == [type(None), ValueError, type(None)]
+        assert done == [0, 1, 2]
