@@ -56,6 +56,7 @@ class RestServer:
         self._runner = Runner(
             self.app,
             Limits.of(settings, connections),
+            self.refusals,
             shutdown_timeout=CUT_OFF,
             access_log=None,
             logger=log,

@@ -66,25 +66,35 @@ class Runner(web.AppRunner):
     connections: "Connections"
     """There from `setup` on."""
 
-    def __init__(self, app: web.Application, limits: Limits, *, shutdown_timeout: float, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
+    def __init__(
+        self,
+        app: web.Application,
+        limits: Limits,
+        refusals: Counter[str],
+        *,
+        shutdown_timeout: float,
+        **options: Any,  # noqa: ANN401 - aiohttp's
+    ) -> None:
         super().__init__(app, handler_cancellation=True, shutdown_timeout=shutdown_timeout)
         self._limits = limits
+        self._refusals = refusals
         self._options = options
 
     async def _make_server(self) -> web.Server:
-        self.connections = Connections(await super()._make_server(), self._limits, self._options)
+        self.connections = Connections(await super()._make_server(), self._limits, self._refusals, self._options)
         return self.connections
 
 
 class Connections(web.Server):
     """Counts connections, and looks at them."""
 
-    def __init__(self, server: web.Server, limits: Limits, options: dict[str, Any]) -> None:
-        """Take over what `server` was made to serve."""
+    def __init__(self, server: web.Server, limits: Limits, refusals: Counter[str], options: dict[str, Any]) -> None:
+        """Take over what `server` was made to serve; `refusals` counts what is refused, by the code of the answer."""
         super().__init__(
             server.request_handler, request_factory=server.request_factory, handler_cancellation=server.handler_cancellation
         )
         self.limits = limits
+        self.refusals = refusals
         self.told = 0
         """How many are being told that there are too many."""
         self._options = options
@@ -243,6 +253,7 @@ class Connection(web.RequestHandler):
             self.force_close()  # it asked nothing, so there is nothing to answer
 
     def _refuse(self, status: int, words: str) -> None:
+        self._connections.refusals[errors.CODES[status]] += 1
         if self.transport is not None:
             self.transport.write(_written(status, {"error": words, "code": errors.CODES[status]}))
         self.force_close()
@@ -255,6 +266,7 @@ class Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         status, words = self._what_is_wrong(exc)
         body = {"error": words, "code": errors.CODES.get(status, "INVALID_ARGUMENT")}
+        self._connections.refusals[body["code"]] += 1
         response = web.Response(status=status, body=orjson.dumps(body) + b"\n", headers=JSON)
         response.force_close()
         return response
@@ -289,6 +301,7 @@ class _Refused(asyncio.Protocol):
         """Answer."""
         if not self._said:
             self._said = True
+            self._connections.refusals[self._refusal.code] += 1
             self._transport.write(
                 _written(errors.status(self._refusal), errors.body(self._refusal), retry_after=self._refusal.retry_after)
             )

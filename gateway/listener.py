@@ -7,8 +7,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-BACKLOG: Final = 128
-"""How many connections may wait to be accepted."""
+BACKLOG: Final = 4096
+"""How many connections may wait to be accepted: after a restart all clients come at once, and one that finds no room tries again
+after a second only. The system may allow fewer (net.core.somaxconn)."""
 
 
 class Listener:

@@ -225,6 +225,19 @@ async def test_ended_leases_are_written_without_being_asked_for(store: DurableSt
     assert kept.instance.ended is None
 
 
+async def test_many_that_end_at_once_are_written_in_slices(
+    store: DurableStore, path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, without a pause."""
+    registrations = [await register(store, clock, f"a:h:{number}") for number in range(1, 51)]
+    before = store.file.transactions
+    monkeypatch.setattr(module, "SLICE", 20)
+    await store.end(registrations, StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+    await written(store)
+    assert store.file.transactions - before == 3
+    assert await restored(path, clock) == known(store)
+
+
 async def test_heartbeats_are_not_written(store: DurableStore, clock: FakeClock) -> None:
     """Nor are changes that change nothing."""
     registration = await register(store, clock, owner="me")

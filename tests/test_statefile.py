@@ -261,6 +261,19 @@ async def test_any_damaged_byte_of_the_log_is_found(path: Path) -> None:
     assert "its log" in await why_not(path)
 
 
+@pytest.mark.usefixtures("killed")
+async def test_what_comes_before_the_damage_can_be_had(path: Path) -> None:
+    """By the means that docs/operations.md names."""
+    log = Path(f"{path}{LOG}")
+    whole = log.read_bytes()
+    middle = len(whole) // 2
+    log.write_bytes(whole[:middle] + b"garbage" + whole[middle + 7 :])
+    assert "its log" in await why_not(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert 0 < sum(map(len, (await opened(path)).values())) < 25
+
+
 async def test_a_log_without_its_file(path: Path, killed: dict[str, list[Known]]) -> None:
     """Someone moved only one of the two: SQLite would throw the log away."""
     path.rename(path.with_name("moved.db"))
