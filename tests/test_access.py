@@ -82,15 +82,16 @@ NOWHERE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+@pytest.fixture(scope="module", params=["in memory", "in a state file"])
+async def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     """Run a server with a user of each kind."""
-    file = str(tmp_path_factory.mktemp("access") / "users.toml")
+    folder = tmp_path_factory.mktemp("access")
+    file, state_file = str(folder / "users.toml"), str(folder / "state.db") if request.param == "in a state file" else ""
     users.add(file, "rita", role=Role.READER, prefixes=(), password=PASSWORD)
     users.add(file, "ci", role=Role.WRITER, prefixes=[OURS], password=PASSWORD)
     users.add(file, "wanda", role=Role.WRITER, prefixes=(), password=PASSWORD)
     users.add(file, "root", role=Role.ADMIN, prefixes=(), password=PASSWORD)
-    async with running(settings_for_tests(users_file=file, max_failed_logins=0)) as server:
+    async with running(settings_for_tests(users_file=file, state_file=state_file, max_failed_logins=0)) as server:
         yield server
 
 
