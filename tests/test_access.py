@@ -24,6 +24,8 @@ from support import Stub, basic, channel, instance_json, session, settings_for_t
 OURS, THEIRS = "orders", "billing"
 """Two services; the user `ci` may change those whose names begin with the first."""
 PASSWORD = "secret"
+OWNER = "someone"
+"""The owner of all that is stored."""
 
 
 class Caller(NamedTuple):
@@ -98,7 +100,8 @@ async def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 async def stored(server: Running, instance_id: str, name: str = "", *, lease: bool = True) -> None:
     """Let an instance be there, under a name, with a live lease or without one."""
     await gone(server, instance_id)
-    registration = await server.registry.register(Info.of(instance_id, name=name, version="1"), Status.OK, actor=ITSELF)
+    info = Info.of(instance_id, name=name, version="1")
+    registration = await server.registry.register(info, Status.OK, owner=OWNER, actor=ITSELF)
     if not lease:
         await server.registry.store.end([registration], StatusReason.LEASE_EXPIRED, now=0, actor=ITSELF)
 
@@ -221,6 +224,11 @@ class Names(NamedTuple):
         """Whether all of them are services of the user."""
         return all(name is None or name.startswith(OURS) for name in self)
 
+    @property
+    def may_renew(self) -> bool:
+        """Whether the instance is one of the user's, whatever name it is to have."""
+        return self._replace(new=None).right
+
 
 def all_names(*, new: bool, stored: bool) -> Iterator[Names]:
     """Yield each combination of services of the user and others."""
@@ -277,6 +285,16 @@ CHANGES: Final[dict[str, tuple[Change, list[Names], bool]]] = {
         list(all_names(new=True, stored=True)),
         True,
     ),
+    "register as the same owner": (
+        lambda _, stub, names: outcome(stub.Register(registration(names, owner=OWNER))),
+        list(all_names(new=True, stored=True)),
+        True,
+    ),
+    "register as the same owner over an ended lease": (
+        lambda _, stub, names: outcome(stub.Register(registration(names, owner=OWNER))),
+        list(all_names(new=True, stored=True)),
+        False,
+    ),
     "register over an ended lease": (
         lambda _, stub, names: outcome(stub.Register(registration(names))),
         list(all_names(new=True, stored=True)),
@@ -324,10 +342,10 @@ CHANGES: Final[dict[str, tuple[Change, list[Names], bool]]] = {
 }
 
 
-def registration(names: Names, *, replace: bool = False) -> pb.RegisterRequest:
+def registration(names: Names, *, replace: bool = False, owner: str = "") -> pb.RegisterRequest:
     """Return a request to register."""
     instance = pb.Instance(instance_id=f"{names.of_id}:h:1", name=names.new or "")
-    return pb.RegisterRequest(instance=instance, replace=replace, owner="" if replace else "someone")
+    return pb.RegisterRequest(instance=instance, replace=replace, owner=owner)
 
 
 @pytest.fixture
@@ -353,13 +371,19 @@ async def test_the_prefix_has_to_match_the_id_the_new_name_and_the_stored_name(
         await gone(server, instance_id)
         if names.stored is not None:
             await stored(server, instance_id, names.stored, lease=lease)
-        before = server.registry.store.get(instance_id)
-        was = before and (before.instance, before.live)
+        held = server.registry.store.get(instance_id)
+        was = None
+        if held is not None:
+            held.last_heartbeat = 5
+            was = (held.instance, held.live)
         assert await change(*limited, names) == (OK if names.right else DENIED), names
-        if not names.right:
-            after = server.registry.store.get(instance_id)
-            assert after is before, names
-            assert (after and (after.instance, after.live)) == was, names
+        if names.right:
+            continue
+        assert server.registry.store.get(instance_id) is held, names
+        if held is not None:
+            # To renew what is one's own, and bring it back, is allowed; only the new name is not.
+            assert names.may_renew or ((held.instance, held.live), held.last_heartbeat) == (was, 5), names
+            assert held.instance.info.name == names.stored
 
 
 async def test_a_refused_heartbeat_does_not_renew(server: Running, limited: tuple[ClientSession, Stub]) -> None:
