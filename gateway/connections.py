@@ -31,6 +31,8 @@ LINGER: Final = 2.0
 """Seconds in which the rest of a body that nobody wants is read, so that the client comes to read its answer."""
 MAX_REFUSED: Final = 100
 """How many connections may be told at a time that there are too many; further ones are closed without a word."""
+TOLD_OF: Final = 4
+"""And no more than one for so many that may be open: they take files too."""
 TOLD: Final = 1.0
 """Seconds that each of them has to ask, and to read the answer."""
 ROOM_AFTER: Final = 2
@@ -289,7 +291,7 @@ class _Refused(asyncio.Protocol):
 
     def take_over(self, transport: asyncio.Transport) -> None:
         """Begin; what it asks comes later."""
-        if self._connections.told >= MAX_REFUSED:
+        if self._connections.told >= min(MAX_REFUSED, 1 + self._connections.limits.connections // TOLD_OF):
             transport.abort()
             return
         self._connections.told += 1

@@ -1,7 +1,8 @@
 """A peer that means no good, in a process of its own: slow connections, and as many requests as it can make.
 
-Its arguments: the addresses of the REST and of the gRPC door, how many slow connections to keep open, and for how many seconds. It
-prints, as JSON, how it was answered: a status and a code, and how often.
+Its arguments: the addresses of the REST and of the gRPC door, how many slow connections to keep open, how many connections and how
+many calls at a time to flood it with, and for how many seconds. It prints, as JSON, how it was answered: a status and a code, and
+how often.
 """
 
 import asyncio
@@ -22,8 +23,7 @@ HEAD = f"PUT /registry/v1/instances/a:h:1 HTTP/1.1\r\nHost: localhost\r\nAuthori
 LIST = f"GET /registry/v1/services/json HTTP/1.1\r\nHost: localhost\r\nAuthorization: {AUTHORIZATION}\r\n\r\n".encode()
 PUT = f"{HEAD}Content-Length: 0\r\n\r\n".encode()
 IN_A_PIPE = 20
-FLOODING = 10
-CALLS = 600
+"""Requests that are sent before the first answer is waited for."""
 
 
 class Peer:
@@ -78,15 +78,15 @@ class Peer:
             except grpc.aio.AioRpcError as error:
                 self.calls[error.code().name] += 1
 
-    async def run(self, slow: int) -> None:
+    async def run(self, slow: int, flooding: int, calls: int) -> None:
         """Do all of it at once."""
         async with grpc.aio.insecure_channel(self.grpc) as channel:
             stub = registry_pb2_grpc.RegistryStub(channel)
             await asyncio.gather(
                 *(self.crawl(HEAD, "X-A: b\r\n") for _ in range(slow // 2)),
                 *(self.crawl(f"{HEAD}Content-Length: 1000\r\n\r\n", "{") for _ in range(slow - slow // 2)),
-                *(self.hammer(PUT if number % 2 else LIST) for number in range(FLOODING)),
-                *(self.call(stub) for _ in range(CALLS)),
+                *(self.hammer(PUT if number % 2 else LIST) for number in range(flooding)),
+                *(self.call(stub) for _ in range(calls)),
             )
 
 
@@ -111,9 +111,9 @@ def _outcome(answer: bytes) -> str:
 
 async def main() -> None:
     """Do as the arguments say."""
-    rest, grpc_address, slow, seconds = sys.argv[1:]
+    rest, grpc_address, slow, flooding, calls, seconds = sys.argv[1:]
     peer = Peer(rest, grpc_address, float(seconds))
-    await peer.run(int(slow))
+    await peer.run(int(slow), int(flooding), int(calls))
     sys.stdout.write(json.dumps({"slow": peer.slow, "flood": peer.flood, "calls": peer.calls}))
 
 

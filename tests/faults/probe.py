@@ -36,10 +36,10 @@ async def probing(server: Luna) -> AsyncIterator[Probe]:
 
     async def ask() -> None:
         while True:
-            began, idle = time.monotonic(), _kept_waiting(server.pid)
+            began, idle = time.monotonic(), kept_waiting(server.pid)
             writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await reader.readuntil(b"ok\n")
-            probe.waits.append(time.monotonic() - began - (_kept_waiting(server.pid) - idle))
+            probe.waits.append(time.monotonic() - began - (kept_waiting(server.pid) - idle))
             await asyncio.sleep(EVERY)
 
     asking = asyncio.create_task(ask())
@@ -52,7 +52,7 @@ async def probing(server: Luna) -> AsyncIterator[Probe]:
             await asking
 
 
-def _kept_waiting(pid: int) -> float:
+def kept_waiting(pid: int) -> float:
     """Return for how many seconds the server's main thread and this process have been ready to run while others ran."""
     with suppress(FileNotFoundError):  # a kernel without it
         return sum(int(Path(f"/proc/{each}/task/{each}/schedstat").read_text().split()[1]) for each in (pid, os.getpid())) / 1e9

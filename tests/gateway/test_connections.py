@@ -374,12 +374,12 @@ async def test_connections() -> None:
 
 async def test_connections_that_are_refused_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have a second to ask; beyond some, further ones are closed at once."""
-    monkeypatch.setattr(connections, "MAX_REFUSED", 3)
     monkeypatch.setattr(connections, "TOLD", 0.3)
-    async with limited(max_connections=1) as server, line(server) as first:
-        assert (await first.ask(WHOLE)).status == 200
-        async with AsyncExitStack() as stack:
-            waiting = [await stack.enter_async_context(line(server)) for _ in range(3)]
+    async with limited(max_connections=8) as server, AsyncExitStack() as stack:
+        for _ in range(8):
+            assert (await (await stack.enter_async_context(line(server))).ask(WHOLE)).status == 200
+        async with AsyncExitStack() as more:
+            waiting = [await more.enter_async_context(line(server)) for _ in range(3)]
             async with line(server) as too_many:
                 assert await too_many.is_closed()
             assert server.rest._runner.connections.told == 3
