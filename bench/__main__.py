@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -79,6 +80,8 @@ if __name__ == "__main__":
     # Thousands of connections need as many files, here and in the servers that are started from here.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Else what it has started would go on without it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with awake():
         code = asyncio.run(main(sys.argv[1:]))
     sys.exit(code)

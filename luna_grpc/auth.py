@@ -108,13 +108,18 @@ class Authenticator:
         user = self.known(authorization)
         if user is not None:
             return user
-        self._throttle.begin(address)
-        user = await self._found(authorization.encode(errors="surrogateescape"))
+        header = authorization.encode(errors="surrogateescape")
+        # What is being checked for another client already is not one more guess: after a restart many come with the same.
+        attempt = self._digest(header) not in self._checking
+        if attempt:
+            self._throttle.begin(address)
+        user = await self._found(header)
         if user is None:
             self.failures += 1
             self._failed_logins(address, self._named(authorization), self.failures)
             raise UnauthenticatedError(_REFUSAL)
-        self._throttle.succeeded(address)
+        if attempt:
+            self._throttle.succeeded(address)
         return user
 
     def certified(self, names: Sequence[str]) -> User:
@@ -185,7 +190,7 @@ class Authenticator:
         checking = self._checking.get(digest)
         if checking is None:
             if len(self._checking) >= MAX_CHECKING:
-                raise ResourceExhaustedError("too many logins are being checked; try again in a moment", retry_after=1)
+                raise ResourceExhaustedError("too many logins are being checked; try again in a second", retry_after=1)
             account = self._accounts.get(pair[0].decode(errors="replace"))
             work = asyncio.get_running_loop().run_in_executor(self._executor, self._matches, account, pair[1])
             checking = self._checking[digest] = asyncio.ensure_future(self._remember(digest, account, work))

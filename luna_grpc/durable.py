@@ -261,13 +261,17 @@ class DurableStore(MemoryStore):
         while self._unwritten or self.file.failure:
             await asyncio.sleep(RETRY if self.file.failure else SOON)
             with suppress(LunaError):
-                await self._write_some()
+                while await self._write_some():
+                    pass
 
-    async def _write_some(self) -> None:
-        """Write what memory knows of some ids; not of those that are changing, which the disk may know more of."""
+    async def _write_some(self) -> bool:
+        """Write what memory knows of some ids; not of those that are changing, which the disk may know more of.
+
+        Return whether there are so many that it is worth going on at once.
+        """
         ids = list(islice((each for each in self._unwritten if each not in self._turns), SLICE))
         if not ids and not self.file.failure:
-            return
+            return False
         for each in ids:
             del self._unwritten[each]
         if self.file.failure:
@@ -278,6 +282,7 @@ class DurableStore(MemoryStore):
         except LunaError:
             self._unwritten |= dict.fromkeys(ids)
             raise
+        return len(ids) == SLICE
 
     def _as_it_is(self, instance_id: str) -> Statement:
         registration = self.get(instance_id)

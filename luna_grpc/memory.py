@@ -89,6 +89,10 @@ class MemoryStore:
         """Return services sorted by name."""
         return self._services.sorted(after, prefix)
 
+    def count_services(self, prefix: str = "") -> int:
+        """Return how many services have a name that begins with `prefix`."""
+        return self._services.count(prefix)
+
     def count(self) -> int:
         """Return how many instances are registered."""
         return len(self._registrations)

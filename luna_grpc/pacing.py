@@ -1,29 +1,54 @@
-"""Long work in the one event loop that everybody shares."""
+"""Long work in the one event loop that everybody shares: it is done piece by piece, and in between others have several turns.
+
+One turn is not enough. To take a gRPC call takes grpc.aio several turns of the loop, and the next call is taken only after that; to
+answer it takes some eight more. With one turn between pieces of 3 ms, calls would queue up for seconds. Turns in which nobody
+has anything to do take microseconds.
+"""
 
 import asyncio
+import time
 from typing import Final
 
-PAUSE: Final = 0.002
-"""Seconds between two pieces of work, when more than one client wants some done. A piece takes about as long."""
+PIECE: Final = 0.001
+"""Seconds of work after which others are to have their turns."""
+TURNS: Final = 12
+"""How many turns of the loop they get."""
+IDLE: Final = 0.0002
+"""Seconds; when all those turns took no longer, nobody had anything to do."""
+REST: Final = 0.001
+"""Seconds that they get on top, if somebody had: time for what other threads bring, gRPC's among them."""
+LONGEST_REST: Final = 0.02
+"""Seconds after which the work goes on, even if the turns are not over."""
+
+
+async def let_others_run() -> None:
+    """Return after some turns of the loop; see the module."""
+    began = time.perf_counter()
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+        if time.perf_counter() - began >= LONGEST_REST:
+            return
+    if time.perf_counter() - began > IDLE:
+        await asyncio.sleep(REST)
 
 
 class OneAtATime:
-    """Lets long work be done piece by piece, however many ask for it: `async with` around each piece.
-
-    In the pauses everybody else has their turn. A gRPC call takes the loop some eight rounds: with a piece of work in each of them
-    it would wait for eight.
-    """
+    """Lets long work be done piece by piece, however many ask for it: `async with` around each piece."""
 
     def __init__(self) -> None:
-        self._asking = 0
         self._lock = asyncio.Lock()
+        self._began = 0.0
+        self._worked = 0.0  # seconds since others had their turns
 
     async def __aenter__(self) -> None:
-        self._asking += 1
-        try:
-            await self._lock.acquire()
-        finally:
-            self._asking -= 1
+        await self._lock.acquire()
+        self._began = time.perf_counter()
 
     async def __aexit__(self, *_: object) -> None:
-        asyncio.get_running_loop().call_later(PAUSE if self._asking else 0, self._lock.release)
+        self._worked += time.perf_counter() - self._began
+        try:
+            if self._worked >= PIECE:
+                self._worked = 0.0
+                await let_others_run()
+        finally:
+            self._lock.release()

@@ -254,6 +254,12 @@ class Registry:
             raise NotFoundError(f"there is no service {shown(name)}")
         return service
 
+    def count_services(self, *, prefix: str = "", status: ServiceStatus | None = None) -> int:
+        """Return how many services there are."""
+        if status is None:
+            return self.store.count_services(prefix)
+        return sum(1 for _ in self.services(prefix=prefix, status=status))
+
     def services(self, *, after: str = "", prefix: str = "", status: ServiceStatus | None = None) -> Iterator[Service]:
         """Yield services sorted by name, beginning at the name `after`; not to be carried across a suspension."""
         if len(prefix) > MAX_NAME:

@@ -3,9 +3,13 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import islice
+from typing import Final
 
 from luna_grpc.model import Instance
 from luna_grpc.store import Registration, Service
+
+AFTER_ALL: Final = "\U0010ffff"
+"""Sorts after every character of a name."""
 
 
 class _Members:
@@ -44,6 +48,10 @@ class Services:
                 break
             service = self._services[name]
             yield Service(name, service.members.values(), service.up)
+
+    def count(self, prefix: str) -> int:
+        """Return how many services have a name that begins with `prefix`."""
+        return bisect_left(self._names, prefix + AFTER_ALL) - bisect_left(self._names, prefix)
 
     def names(self) -> list[str]:
         """Return all names, sorted."""

@@ -110,6 +110,7 @@ def _use_log(connection: sqlite3.Connection) -> None:
     if mode != "wal":
         raise sqlite3.OperationalError(f"its file system is not fit for it: journal mode {mode} and not wal")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS only: an fsync alone does not reach the disk there
     connection.execute("BEGIN IMMEDIATE")  # the log is made now, if it is not there
     connection.execute("COMMIT")
 

@@ -137,6 +137,9 @@ class Store(Protocol):
         Not to be carried across a suspension.
         """
 
+    def count_services(self, prefix: str = "") -> int:
+        """Return how many services have a name that begins with `prefix`, without walking them."""
+
     def count(self) -> int:
         """Return how many instances are registered."""
 

@@ -8,12 +8,11 @@ from typing import Final
 import structlog
 
 from luna_grpc.histogram import Histogram
+from luna_grpc.pacing import PIECE, let_others_run
 from luna_grpc.registry import Registry
 
 TICK: Final = 0.05
 """Seconds between two sweeps, so an expiry is declared at most this long after its deadline, and a slice."""
-SLICE: Final = 0.003
-"""Seconds after which a sweep lets others run."""
 FREEZE_AFTER: Final = 3
 """How many collections of the middle generation there may be, each after some 7,000 new objects, until what is alive is frozen."""
 
@@ -55,8 +54,8 @@ async def sweep_once(registry: Registry, collector: "CollectorPolicy") -> None:
         collector.tidy()
         if not report.swept.more:
             break
-        if time.perf_counter() - started >= SLICE:
-            await asyncio.sleep(0)
+        if time.perf_counter() - started >= PIECE:
+            await let_others_run()
             started = time.perf_counter()
     if expired or evicted:
         log.info("swept", expired=expired, evicted=evicted)

@@ -28,9 +28,9 @@ LOG_CAPACITY: Final = 10_000
 """The most events in the log."""
 LOG_CHARACTERS: Final = 16 * 1024 * 1024
 """The most characters, of one to four bytes each, in the texts of the log; one instance can have 75,000 of them."""
-BATCH: Final = 500
+BATCH: Final = 100
 """The most events in one batch."""
-QUEUE_CAPACITY: Final = BATCH
+QUEUE_CAPACITY: Final = 500
 """The most events that wait for one watcher; more, and it catches up from the log."""
 
 
@@ -258,6 +258,11 @@ class Watcher:
         self._queue.clear()
 
     @property
+    def behind(self) -> bool:
+        """Whether more is to be told than the latest changes."""
+        return self._phase is not _Phase.LIVE
+
+    @property
     def backlog(self) -> int:
         """How many events wait in the watcher's own queue."""
         return len(self._queue)
@@ -337,9 +342,11 @@ class Watcher:
         if not queue and not self._remind:
             return None
         self._remind = False
-        events = list(queue.values())
-        queue.clear()
-        self._revision = self._feed.revision
+        events = list(islice(queue.values(), BATCH))
+        for event in events:
+            del queue[event.key]
+        # Events wait in the order of their revisions: what is left is newer than those.
+        self._revision = events[-1].revision if queue else self._feed.revision
         return self._batch(events)
 
     def _batch(self, events: list[Event], *, synced: bool = False) -> Batch:

@@ -230,6 +230,7 @@ class StoreContract:
         assert [service.name for service in store.services(prefix="pay")] == ["pay", "pay.eu"]
         assert [service.name for service in store.services(after="pay.", prefix="pay")] == ["pay.eu"]
         assert list(store.services(after="zz")) == []
+        assert [store.count_services(prefix) for prefix in ("", "pay", "pay.", "b", "z", "zz")] == [5, 2, 1, 0, 1, 0]
 
     async def test_the_first_registered_describes_the_service(self, store: Store) -> None:
         """As long as it stays, whatever happens to it."""

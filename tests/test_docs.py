@@ -7,7 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.errors import CODES, STATUS
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.serve import Running, running
-from support import clean_environment, luna, session, settings_for_tests
+from support import Luna, basic, clean_environment, luna, session, settings_for_tests
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -179,24 +180,50 @@ async def test_grpcurl_describes_the_service(server: Running) -> None:
 async def test_the_blocks_about_tls_run(tmp_path: Path) -> None:
     """Word for word, in one folder, each against the server that was started before it; only the ports differ."""
     _needs("curl", "grpcurl", "openssl")
-    section = OPERATIONS.partition("\n## TLS\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
-    outputs = []
-    async with AsyncExitStack() as stack:
-        ports = ("4000", "50051")
-        for kind, block in blocks:
-            if kind == "bash":
-                outputs.append(await shell(block, *ports, folder=tmp_path))
-            else:
-                flags = shlex.split(block.removeprefix("luna serve "))
-                server = await stack.enter_async_context(luna(*flags, folder=tmp_path))
-                ports = (server.rest.rpartition(":")[2], server.grpc.rpartition(":")[2])
-    _, asked, in_use, added, certified, ready = outputs
+    async with section("TLS", tmp_path) as (_, outputs):
+        _, asked, in_use, added, certified, ready = outputs
     for answers in (asked, certified):
         assert re.fullmatch(r'\[\]\s*{\s*"resume_token": "\S+"\s*}\s*', answers)
     assert in_use.count("subject=CN = luna\n") == in_use.count("notAfter=") == 2
     assert added.startswith("orders is now a writer in users.toml.")
     assert ready == "ok\n"
+
+
+async def test_the_blocks_about_users_run(tmp_path: Path) -> None:
+    """Word for word, as above; only the process that is told of a change is that of the test."""
+    _needs("curl")
+    async with section("Users and roles", tmp_path) as (server, outputs):
+        added, asked, removed = outputs
+        assert added.endswith("orders-ci\twriter\torders\ngrafana\treader\n")
+        registered, refused = asked.strip().splitlines()
+        assert '"statusReason":"REPORTED"' in registered
+        assert "the user 'grafana' has the role reader; this takes the role writer or admin" in refused
+        assert removed.startswith("grafana is no longer in users.toml.")
+        statuses = [200]
+        async with asyncio.timeout(20):
+            while statuses[-1] == 200:
+                async with session(server.rest, basic("grafana", "another long one")) as client:
+                    statuses.append((await client.get("/registry/v1/services/json")).status)
+        assert statuses[-1] == 401
+
+
+@asynccontextmanager
+async def section(title: str, folder: Path) -> AsyncIterator[tuple[Luna, list[str]]]:
+    """Run the blocks of a section of operations.md in a folder; return the last server of them, and what each shell printed."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", OPERATIONS.partition(f"\n## {title}\n")[2].partition("\n## ")[0], re.DOTALL)
+    outputs = []
+    server: Luna | None = None
+    async with AsyncExitStack() as stack:
+        for kind, block in blocks:
+            if kind == "bash":
+                ports = ("4000", "50051") if server is None else (server.rest.rpartition(":")[2], server.grpc.rpartition(":")[2])
+                hangup = f"kill -HUP {server.pid}" if server else ""
+                outputs.append(await shell(block.replace("pkill -HUP -f 'luna serve'", hangup), *ports, folder=folder))
+            else:
+                flags = shlex.split(block.removeprefix("luna serve "))
+                server = await stack.enter_async_context(luna(*flags, folder=folder))
+        assert server is not None
+        yield server, outputs
 
 
 async def run(script: str, server: Running) -> str:

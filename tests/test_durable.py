@@ -225,6 +225,19 @@ async def test_ended_leases_are_written_without_being_asked_for(store: DurableSt
     assert kept.instance.ended is None
 
 
+async def test_many_that_end_at_once_are_written_in_slices(
+    store: DurableStore, path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, without a pause."""
+    registrations = [await register(store, clock, f"a:h:{number}") for number in range(1, 51)]
+    before = store.file.transactions
+    monkeypatch.setattr(module, "SLICE", 20)
+    await store.end(registrations, StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+    await written(store)
+    assert store.file.transactions - before == 3
+    assert await restored(path, clock) == known(store)
+
+
 async def test_heartbeats_are_not_written(store: DurableStore, clock: FakeClock) -> None:
     """Nor are changes that change nothing."""
     registration = await register(store, clock, owner="me")
@@ -429,6 +442,23 @@ async def test_a_new_lease_is_not_the_shorter_because_the_disk_was_slow(store: D
     assert found(store, "a:h:1").deadline == clock.now() + TTL
 
 
+async def test_what_nobody_waits_for_does_not_undo_a_change(
+    store: DurableStore, path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is under way is known to the disk before it is to memory, and that must not be written over it."""
+    monkeypatch.setattr(module, "SOON", 0.0)
+    registration = await register(store, clock)
+    async with slow_disk(store.file):
+        task = asyncio.create_task(change(store, clock, reported=Status.DOWN))
+        await settle()
+        await store.end([registration], StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+        await settle()
+    await task
+    await written(store)
+    assert await restored(path, clock) == known(store)
+    assert registration.instance.reported is Status.DOWN
+
+
 async def test_a_lease_that_ended_meanwhile_is_not_brought_back(store: DurableStore, path: Path, clock: FakeClock) -> None:
     """What was said before it ended is kept, no more; a restart knows that as well."""
     registration = await register(store, clock)
@@ -584,9 +614,10 @@ async def test_a_disk_that_fails(
 @pytest.mark.usefixtures("quick")
 async def test_a_failing_disk_is_tried_again_without_anyone_asking(store: DurableStore, path: Path, clock: FakeClock) -> None:
     """So the alarm ends when the trouble does, and not before: the attempt has to reach the disk."""
+    await register(store, clock)
     with no_room(path), capture_logs():
         with pytest.raises(UnavailableError):
-            await register(store, clock)
+            await deregister(store)
         await asyncio.sleep(0.1)
         assert store.file.failing_since is not None
     assert store._flusher is not None

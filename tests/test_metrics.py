@@ -121,13 +121,17 @@ async def registrations(house: House) -> None:
 
 
 async def heartbeats(house: House) -> None:
-    """One through REST, two in gRPC calls, and three by a stream."""
+    """One through REST, two in gRPC calls, and three by a stream; then two more, of which one brings an instance back."""
     await house.post("a:h:1")
     await house.put("a:h:1")
     await house.stub.Heartbeat(pb.HeartbeatRequest(instance_id="a:h:1"))
     await house.stub.Heartbeat(pb.HeartbeatRequest(instance_id="a:h:1", status=pb.STATUS_DOWN))
     call = await house.stream(pb.ON_DISCONNECT_KEEP, "a:h:1", "a:h:1", "a:h:1")
     await call.done_writing()
+    await house.register("a:h:2")
+    (await house.stream(pb.ON_DISCONNECT_MARK_DOWN, "a:h:2")).cancel()
+    await until(lambda: not house.server.registry.get("a:h:2").live)
+    await house.put("a:h:2")
 
 
 async def deregistrations(house: House) -> None:
@@ -301,9 +305,9 @@ CASES: Final[dict[str, Case]] = {
         "counter",
         heartbeats,
         {
-            'luna_heartbeats_total{door="rest",kind="unary"}': 1,
+            'luna_heartbeats_total{door="rest",kind="unary"}': 2,
             'luna_heartbeats_total{door="grpc",kind="unary"}': 2,
-            'luna_heartbeats_total{door="grpc",kind="stream"}': 3,
+            'luna_heartbeats_total{door="grpc",kind="stream"}': 4,
         },
     ),
     "luna_deregistrations_total": Case(
@@ -507,7 +511,7 @@ async def test_readyz_tells_of_the_same_counts() -> None:
     """Those that are in both."""
     async with house() as at:
         await heartbeats(at)
-        await until(lambda: at.server.registry.heartbeats == 6)
+        await until(lambda: at.server.registry.heartbeats == 8)
         ready = await (await at.rest.get("/readyz?verbose")).text()
         samples = await at.scrape()
         assert f"heartbeats: {sum(value for name, value in samples.items() if 'luna_heartbeats_total' in name):.0f} since" in ready

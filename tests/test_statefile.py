@@ -1,6 +1,7 @@
 """Opening a state file: what is good is opened, what is not is refused in one line that says what to do, and stays as it is."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -231,6 +232,17 @@ async def test_any_damaged_byte_is_found_or_makes_no_difference(path: Path, clos
     assert outcomes["found"] > 30
 
 
+@pytest.mark.usefixtures("closed")
+async def test_a_damaged_index(path: Path) -> None:
+    """An id that is not found by its index could neither be changed nor removed any more."""
+    whole = path.read_bytes()
+    places = [match.start() for match in re.finditer(b"s2:h:10", whole)]
+    assert len(places) > 1
+    for place in places:
+        path.write_bytes(whole[:place] + b"S" + whole[place + 1 :])
+        assert "damaged" in await why_not(path)
+
+
 @pytest.mark.usefixtures("killed")
 async def test_any_damaged_byte_of_the_log_is_found(path: Path) -> None:
     """SQLite would take what comes before it for all there is. Only the last transaction cannot be told from a torn one."""
@@ -247,6 +259,19 @@ async def test_any_damaged_byte_of_the_log_is_found(path: Path) -> None:
     assert "its log" in message
     assert log.stat().st_size == len(whole)
     assert "its log" in await why_not(path)
+
+
+@pytest.mark.usefixtures("killed")
+async def test_what_comes_before_the_damage_can_be_had(path: Path) -> None:
+    """By the means that docs/operations.md names."""
+    log = Path(f"{path}{LOG}")
+    whole = log.read_bytes()
+    middle = len(whole) // 2
+    log.write_bytes(whole[:middle] + b"garbage" + whole[middle + 7 :])
+    assert "its log" in await why_not(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert 0 < sum(map(len, (await opened(path)).values())) < 25
 
 
 async def test_a_log_without_its_file(path: Path, killed: dict[str, list[Known]]) -> None:
@@ -381,6 +406,22 @@ def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
         assert f"the state file {each} cannot be opened and written" in done.stderr
     tmp_path.chmod(0o755)
+
+
+def test_a_process_that_breaks_down_ends(path: Path) -> None:
+    """Even if nobody closes the file."""
+    script = (
+        "import asyncio, sys\n"
+        "from luna_grpc.statefile import StateFile\n"
+        "async def main():\n"
+        "    StateFile.open(sys.argv[1])\n"
+        "    raise RuntimeError('broken down')\n"
+        "asyncio.run(main())"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 1
+    assert "broken down" in done.stderr
 
 
 async def test_no_thread_is_left_when_something_else_is_wrong(path: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ async def test_everything_that_is_due_is_declared_in_slices_that_let_others_run(
         await sweep_once(registry, CollectorPolicy())
     task.cancel()
     assert all(service.up == 0 for service in registry.services())
-    assert turns > 5
+    assert turns > 50
 
 
 @pytest.mark.usefixtures("collector")

@@ -219,6 +219,28 @@ def test_a_slow_watcher_catches_up_from_the_log_or_starts_over() -> None:
     assert client.synced == 2
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_the_changes_that_wait_for_a_watcher_come_in_parts(seed: int) -> None:
+    """None is lost when it leaves between two of them, whatever has changed twice meanwhile."""
+    random_ = random.Random(seed)
+    world = World()
+    for number in range(4 * BATCH):
+        world.upsert("a", number)
+    client = Client(world)
+    client.connect()
+    client.read()
+    for _ in range(4):
+        for _ in range(random_.randrange(QUEUE_CAPACITY)):
+            action = world.upsert if random_.random() < 0.7 else world.remove
+            action("a", random_.randrange(4 * BATCH))
+        client.read(most=random_.randrange(1, 4))
+        if random_.random() < 0.5:
+            client.connect()
+    assert not [batch for batch in client.read() if batch.reset]
+    assert client.state == world.state
+
+
 def test_a_watcher_is_woken_once_and_only_for_its_services() -> None:
     """After it had nothing to take."""
     world = World()

@@ -28,7 +28,7 @@ def list_services(registry: Registry, request: pb.ListServicesRequest, max_page:
     name, after = _read_token(request.page_token)
     status = convert.service_status(request.status)
     response = pb.ListServicesResponse(
-        total_size=sum(1 for _ in registry.services(prefix=request.name_prefix, status=status)),
+        total_size=registry.count_services(prefix=request.name_prefix, status=status),
         resume_token="" if request.page_token else registry.store.feed.token(),
     )
     room = MAX_BYTES

@@ -32,6 +32,7 @@ class RegistryService:
         self._registry = registry
         self._settings = settings
         self._listing = OneAtATime()
+        self._catching_up = OneAtATime()
         self._lease = convert.lease(registry.policy, registry.store.epoch)
         self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
         self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
@@ -82,7 +83,7 @@ class RegistryService:
 
     async def watch_services(self, request: pb.WatchServicesRequest, actor: Actor, context: Context) -> None:
         """Serve WatchServices."""
-        call = WatchCall(self._registry, request.names, request.resume_token, context)
+        call = WatchCall(self._registry, request.names, request.resume_token, context, self._catching_up)
         with self.watches.opened(call, actor):
             await call.run()
 

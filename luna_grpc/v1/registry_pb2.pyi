@@ -14,6 +14,8 @@ Rules that hold for every rpc:
 - "Output only" fields are set by the server and ignored in requests.
 - Unknown enum values and values out of range are refused, unless the field's comment says otherwise.
 - Messages are at most 4 MiB.
+- UNAVAILABLE: not now, try again. That is a registry that starts or stops, or one that keeps its state on a disk which fails:
+  then nothing of the change was made, and a heartbeat that came with it counts all the same.
 - Keepalive pings from clients: every 10 s or slower (the server refuses more than one in 5 s).
 """
 
@@ -592,8 +594,9 @@ class HeartbeatFailure(_message.Message):
     instance_id: _builtins.str
     """Which instance."""
     code: _builtins.int
-    """A google.rpc code: 3 INVALID_ARGUMENT (what was sent is at fault), 5 NOT_FOUND (register again), 9 FAILED_PRECONDITION
-    (another registration has taken the id over), 14 UNAVAILABLE (try again).
+    """A google.rpc code: 3 INVALID_ARGUMENT (what was sent is at fault), 5 NOT_FOUND (register again), 8 RESOURCE_EXHAUSTED (too
+    much at a time, try again later), 9 FAILED_PRECONDITION (another registration has taken the id over), 14 UNAVAILABLE (what
+    it changes could not be kept, the lease was renewed; try again).
     """
     message: _builtins.str
     """What is wrong and what to do, for people."""

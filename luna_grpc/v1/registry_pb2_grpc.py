@@ -102,6 +102,7 @@ class RegistryServicer(object):
         Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
         An answer goes out at once when none was sent in the last 5 ms (25 ms, to a client that sends on without waiting for answers);
         otherwise the latest state follows when those have passed. A half-close is answered once more, with the same `sequence`.
+        What changes something may have to wait for a disk; messages after it count at once, and are answered together with it.
         A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
         A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the

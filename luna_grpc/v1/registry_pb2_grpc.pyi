@@ -14,6 +14,8 @@ Rules that hold for every rpc:
 - "Output only" fields are set by the server and ignored in requests.
 - Unknown enum values and values out of range are refused, unless the field's comment says otherwise.
 - Messages are at most 4 MiB.
+- UNAVAILABLE: not now, try again. That is a registry that starts or stops, or one that keeps its state on a disk which fails:
+  then nothing of the change was made, and a heartbeat that came with it counts all the same.
 - Keepalive pings from clients: every 10 s or slower (the server refuses more than one in 5 s).
 """
 
@@ -65,6 +67,7 @@ class RegistryStub:
     Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
     An answer goes out at once when none was sent in the last 5 ms (25 ms, to a client that sends on without waiting for answers);
     otherwise the latest state follows when those have passed. A half-close is answered once more, with the same `sequence`.
+    What changes something may have to wait for a disk; messages after it count at once, and are answered together with it.
     A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
     A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
@@ -117,6 +120,7 @@ class RegistryAsyncStub(RegistryStub):
     Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
     An answer goes out at once when none was sent in the last 5 ms (25 ms, to a client that sends on without waiting for answers);
     otherwise the latest state follows when those have passed. A half-close is answered once more, with the same `sequence`.
+    What changes something may have to wait for a disk; messages after it count at once, and are answered together with it.
     A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
     A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the
@@ -184,6 +188,7 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         Answers are cumulative: one with `sequence` n answers every message up to n and lists the failures since the last answer.
         An answer goes out at once when none was sent in the last 5 ms (25 ms, to a client that sends on without waiting for answers);
         otherwise the latest state follows when those have passed. A half-close is answered once more, with the same `sequence`.
+        What changes something may have to wait for a disk; messages after it count at once, and are answered together with it.
         A failure concerns one instance and never ends the stream. Several streams may renew one instance, and one stream many.
 
         A stream binds an id to one generation at the id's first mention: to the generation named in `heartbeats`, or else to the

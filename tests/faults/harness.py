@@ -41,10 +41,10 @@ def memory(pid: int) -> int:
 
 
 def complaints(log: IO[bytes]) -> list[dict[str, Any]]:
-    """Return what a server has logged that is no news but a problem; that the machine was busy is none of its own."""
+    """Return what a server has logged that is a problem of its own: not that the machine was busy, nor what strangers tried."""
     log.seek(0)
     lines = [json.loads(line) if line.startswith(b"{") else {"level": "none", "event": line.decode()} for line in log]
-    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] != "stalled"]
+    return [line for line in lines if line["level"] not in {"debug", "info"} and line["event"] not in {"stalled", "login failed"}]
 
 
 def seconds(moment: Timestamp) -> float:

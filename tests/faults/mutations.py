@@ -188,7 +188,8 @@ PREFIX = "/registry/v1/"
 TARGETS = [
     *(f"{PREFIX}instances/{each}" for each in IDS),
     PREFIX + "services", PREFIX + "services/", PREFIX + "services/json", PREFIX + "services/a", PREFIX + "services/?page=2",
-    PREFIX + "static/luna.css", "/", "/livez", "/readyz?verbose", "/nowhere", "/registry/", PREFIX + "services/B%C3%BCcher",
+    PREFIX + "static/luna.css", PREFIX + "openapi.json", PREFIX + "docs", "/metrics", "/", "/livez", "/readyz?verbose",
+    "/nowhere", "/registry/", PREFIX + "services/B%C3%BCcher",
 ]  # fmt: skip
 ODD_TARGETS = [
     "http://localhost/registry/v1/services/json", "http://evil.example/", "//evil.example/", "*", "localhost:80", "", "?", "#",

@@ -14,6 +14,7 @@ import h2.settings
 from support import basic
 
 WINDOW = 2**30
+CANCEL = 8
 
 
 def framed(message: bytes, *, flag: int = 0, length: int | None = None) -> bytes:
@@ -116,7 +117,8 @@ class Connection(asyncio.Protocol):
             if not endless:
                 raise
             outcome.left = True
-            self._h2.reset_stream(stream, 8)
+            with suppress(h2.exceptions.ProtocolError):  # it ends at this very moment
+                self._h2.reset_stream(stream, CANCEL)
             self._flush()
         except h2.exceptions.ProtocolError:  # the stream or the connection was closed meanwhile
             if not over.is_set():

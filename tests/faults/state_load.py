@@ -44,6 +44,8 @@ class Wanted(NamedTuple):
     said: Said
     generation: int | None
     """None: a new one."""
+    owner: str = ""
+    """Who registers with it gets it back; no door shows it."""
 
 
 State: TypeAlias = Wanted | None
@@ -56,7 +58,6 @@ class Book:
 
     instance_id: str
     acknowledged: State = None
-    owner: str = ""
     in_flight: list[State] = field(default_factory=list)
     """What may have become of it since, if a change was not answered."""
     highest: int = 0
@@ -82,9 +83,12 @@ class Book:
         """Take what a restarted registry shows for what it is."""
         if self.in_flight:
             self.joined = None
+        if not self.is_acknowledged(seen):
+            [self.acknowledged] = self.in_flight
         self.in_flight = []
-        self.acknowledged = None if seen is None else Wanted(seen.said, seen.generation)
-        self.highest = max(self.highest, seen.generation if seen is not None else 0)
+        if self.acknowledged is not None and seen is not None:
+            self.acknowledged = self.acknowledged._replace(generation=seen.generation)
+            self.highest = max(self.highest, seen.generation)
 
 
 def said_by(instance: pb.Instance) -> Said:
@@ -142,7 +146,7 @@ class Client:
         ways: list[Callable[[Book], Awaitable[None]]] = [self._register, self._post]
         if was is not None:
             ways = [self._replace, self._report, self._report_on_a_stream, self._inform, self._put, self._deregister, self._delete]
-            ways += [self._again] if book.owner else []
+            ways += [self._again] if was.owner else []
         await self._dice.choice(ways)(book)
         self.acknowledged += 1
 
@@ -175,16 +179,16 @@ class Client:
     async def _register(self, book: Book, *, replace: bool = False, again: bool = False) -> None:
         said = self._something(book)
         was = book.acknowledged
-        if not again:
-            book.owner = self._dice.choice(("", f"owner-{self._marks}"))
-        begun = self._begin(book, Wanted(said, was.generation if again and was is not None else None))
-        request = pb.RegisterRequest(instance=_instance(book.instance_id, said), replace=replace, owner=book.owner)
+        state = Wanted(said, None, self._dice.choice(("", f"owner-{self._marks}")))
+        if again and was is not None:
+            state = was._replace(said=said)
+        begun = self._begin(book, state)
+        request = pb.RegisterRequest(instance=_instance(book.instance_id, said), replace=replace, owner=state.owner)
         instance = (await self.stub.Register(request)).instance
         assert said_by(instance) == said
+        assert state.generation in {None, instance.generation}
         moved = was is None or was.said.name != said.name
-        self._end(book, Wanted(said, instance.generation), begun, moved=moved)
-        if again and was is not None:
-            assert instance.generation == was.generation
+        self._end(book, state._replace(generation=instance.generation), begun, moved=moved)
 
     async def _replace(self, book: Book) -> None:
         await self._register(book, replace=True)
@@ -195,7 +199,7 @@ class Client:
     async def _say(self, book: Book, said: Said, call: Awaitable[Any]) -> None:
         was = book.acknowledged
         assert was is not None
-        state = Wanted(said, was.generation)
+        state = was._replace(said=said)
         begun = self._begin(book, state)
         await call
         self._end(book, state, begun, moved=was.said.name != said.name)
@@ -238,7 +242,6 @@ class Client:
 
     async def _post(self, book: Book) -> None:
         said = self._something(book)
-        book.owner = ""
         begun = self._begin(book, Wanted(said, None))
         async with self.rest.post(INSTANCES + book.instance_id, json=_json(book.instance_id, said)) as answer:
             assert answer.status == 201, await answer.text()

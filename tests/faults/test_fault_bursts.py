@@ -8,10 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import deaf_http2
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import measured
+from peer import Peer
 
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
@@ -83,15 +83,16 @@ async def test_who_does_not_read_holds_nothing_up(record_property: Callable[[str
 async def test_a_health_watch_that_takes_no_answer_blocks_no_one() -> None:
     """It needs no credentials; others go on being told, and the server stops."""
     async with luna("--shutdown-grace", "2") as server, grpc.aio.insecure_channel(server.grpc) as connection:
-        pings, writer = await deaf_http2.call(server.grpc, "/grpc.health.v1.Health/Watch")
+        deaf = await Peer.to(server.grpc, window=0)
+        deaf.open("/grpc.health.v1.Health/Watch", b"", credentials=False, half_close=True)
+        deaf.flush()
         health = health_pb2_grpc.HealthStub(connection)
         for _ in range(20):
             watch = aiter(health.Watch(health_pb2.HealthCheckRequest(), timeout=5))
             assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
         assert await server.stop() == 0
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        writer.close()
-        await pings
+        deaf.close()
 
 
 async def test_rubbish_does_not_fill_the_log() -> None:

@@ -102,8 +102,7 @@ class Reference:
         self._order = count(1)
         self._numbers = count(1)
         self._last_generation = 0
-        # A state file that was read, if only an empty one, gives everyone time.
-        self._held_until = now + REST_TTL if durable else now
+        self._held_until = now
 
     # What is asked for
 
@@ -196,7 +195,8 @@ class Reference:
             self.entries.clear()
             self.warm_at = self.now + WARMUP
             return
-        self._held_until = self.now + REST_TTL
+        if self.entries:
+            self._held_until = self.now + REST_TTL
         for entry in self.entries.values():
             entry.holder = 0
             entry.deadline = self.now + REST_TTL

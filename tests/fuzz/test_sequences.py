@@ -15,7 +15,7 @@ from reference import MALFORMED, Said
 from luna_grpc import durable
 from support import SOAK
 
-EXAMPLES = 2000 if SOAK else 60
+EXAMPLES = 1000 if SOAK else 60
 
 
 class Op(NamedTuple):

@@ -1,5 +1,6 @@
 """What the person says who runs a registry: settings, and the users file."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,8 @@ def outcome(name: str, flags: dict[str, object]) -> tuple[bool, object]:
     except ConfigError as error:
         [line] = str(error).splitlines()
         assert line.isprintable()
-        assert line.startswith((f"{flag(name)} / {variable(name)}: ", "the password is empty, and others can reach "))
+        wrong, missing = f"{flag(name)} / {variable(name)}: ", r"--tls-\w+ / LUNA_TLS_\w+ is missing: "
+        assert line.startswith((wrong, "the password is empty, and others can reach ")) or re.match(missing, line)
         return False, line
 
 

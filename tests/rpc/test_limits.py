@@ -243,8 +243,9 @@ async def line(server: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asy
             await writer.wait_closed()
 
 
-async def test_calls_that_never_say_anything_are_bounded() -> None:
+async def test_calls_that_never_say_anything_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """They reach no handler, so HTTP/2 has to refuse them: the server takes some more than it allows streams, and no others."""
+    monkeypatch.setattr(limits, "CALLS_BESIDE", 100)
     async with limited(max_streams_per_connection=10) as (server, stub), line(server) as (reader, writer):
         fields = [(":method", "POST"), (":scheme", "http"), (":path", "/luna.registry.v1.Registry/Register"), (":authority", "x"),
                   ("te", "trailers"), ("content-type", "application/grpc")]  # fmt: skip

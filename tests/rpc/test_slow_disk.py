@@ -155,6 +155,12 @@ async def test_every_change_of_a_large_message_is_a_heartbeat_at_once(server: Ru
 
 async def test_changes_are_made_in_the_order_in_which_they_came(server: Running, store: DurableStore, stream: Stream) -> None:
     """The last word counts: the later entry of a message, and the later message however large the one before it was."""
+    [one] = await registered(server, 1)
+    async with slow_disk(store.file):
+        await stream.send(0, entry("a:h:1", DOWN), entry("a:h:1", OK))
+        await until(server, one)
+    await stream.next()
+    assert one.instance.up
     registrations = await registered(server, 3 * heartbeats.SLICE)
     last = registrations[-1]
     last_id = last.instance.info.instance_id
