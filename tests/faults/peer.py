@@ -27,6 +27,7 @@ class Peer(asyncio.Protocol):
         self._window = window
         self._reading = reading
         self._transport: asyncio.Transport | None = None
+        self._half_closed: set[int] = set()
         self.answered: set[int] = set()
         """Streams on which an answer has come."""
         self.ended: dict[int, str] = {}
@@ -55,11 +56,18 @@ class Peer(asyncio.Protocol):
         self._h2.send_headers(stream, [field for field in fields(path) if credentials or field[0] != "authorization"])
         if message is not None:
             self._h2.send_data(stream, framed(message), end_stream=half_close)
+        if half_close:
+            self._half_closed.add(stream)
         return stream
 
     def half_close(self, stream: int) -> None:
-        """Say that no more messages come."""
-        self._h2.end_stream(stream)
+        """Say that no more messages come, unless that is clear already."""
+        if stream not in self._half_closed | self.ended.keys():
+            self._h2.end_stream(stream)
+
+    def is_over(self, stream: int) -> bool:
+        """Whether the server has ended a stream."""
+        return stream in self.ended
 
     def cancel(self, stream: int) -> None:
         """Reset a stream."""

@@ -17,7 +17,10 @@ EVERY: Final = 0.003
 class Probe:
     """What was seen so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._began = time.monotonic()
+        self._waited = _waited(pid), _waited(os.getpid())
         self.waits: list[float] = []
         """Seconds until each answer, without the time in which the server or this process waited for a processor."""
 
@@ -26,13 +29,20 @@ class Probe:
         """The longest wait, in milliseconds."""
         return 1000 * max(self.waits)
 
+    @property
+    def room(self) -> float:
+        """How many times as long everything takes for sharing the processors with others; 1 on a quiet machine."""
+        took = time.monotonic() - self._began
+        waited = max(_waited(self._pid) - self._waited[0], _waited(os.getpid()) - self._waited[1])
+        return took / max(took - waited, took / 10)
+
 
 @asynccontextmanager
 async def probing(server: Luna) -> AsyncIterator[Probe]:
     """Probe for as long as the context is open; the server must be there all the time."""
     host, _, port = server.rest.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    probe = Probe()
+    probe = Probe(server.pid)
 
     async def ask() -> None:
         while True:
@@ -54,6 +64,11 @@ async def probing(server: Luna) -> AsyncIterator[Probe]:
 
 def kept_waiting(pid: int) -> float:
     """Return for how many seconds the server's main thread and this process have been ready to run while others ran."""
+    return _waited(pid) + _waited(os.getpid())
+
+
+def _waited(pid: int) -> float:
+    """Return for how many seconds the main thread of a process has been ready to run while others ran."""
     with suppress(FileNotFoundError):  # a kernel without it
-        return sum(int(Path(f"/proc/{each}/task/{each}/schedstat").read_text().split()[1]) for each in (pid, os.getpid())) / 1e9
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
     return 0.0
