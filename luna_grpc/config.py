@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
     max_streams_per_connection: int = Field(
-        default=500, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
+        default=250, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
     )
     max_streams_per_address: int = Field(
         default=0, ge=0, description="The same, of one address; 0: no limit, because many may share an address."
