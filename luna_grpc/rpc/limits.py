@@ -9,7 +9,7 @@ from luna_grpc.config import Settings
 from luna_grpc.errors import ResourceExhaustedError
 from luna_grpc.throttle import home
 
-CALLS_BESIDE: Final = 5_000
+CALLS_BESIDE: Final = 2_500
 """How many calls HTTP/2 lets a connection have beyond its streams, so that one stream too many is refused in words and not kept
 waiting by the client. They also bound the calls of which no message ever comes, which reach no handler: 8 KB each. Not fewer, for
 at this limit client and server do not always agree how many calls are over, and then some are refused that could have waited."""
