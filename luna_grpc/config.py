@@ -21,6 +21,9 @@ _WORDS: Final = {
     "float_parsing": "it must be a number, for example 5 or 0.5",
     "bool_parsing": "it must be 1 or 0",
     "string_too_short": "it must not be empty",
+    "greater_than_equal": "the least is {ge}",
+    "less_than_equal": "the most is {le}",
+    "literal_error": "it must be {expected}",
 }
 # Read by the examples; a machine may run a worker and a server.
 _OTHER_NAMES: Final = frozenset({"LUNA_REST_URL", "LUNA_GRPC_ADDRESS"})
@@ -235,7 +238,10 @@ def load(flags: Mapping[str, object]) -> Settings:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(
-            "\n".join(_line(detail["loc"], detail["type"], detail["msg"], detail["input"]) for detail in error.errors())
+            "\n".join(
+                _line(detail["loc"], detail["type"], detail["msg"], detail["input"], detail.get("ctx", {}))
+                for detail in error.errors()
+            )
         ) from None
 
 
@@ -250,11 +256,11 @@ def warnings(environment: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "; luna serve --help lists them")
 
 
-def _line(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
+def _line(location: tuple[int | str, ...], kind: str, message: str, value: object, context: Mapping[str, object]) -> str:
     message = message.removeprefix("Value error, ")
     if not location:
         return message
     name = str(location[0])
-    message = _WORDS.get(kind, message)
+    message = _WORDS[kind].format(**context) if kind in _WORDS else message
     shown = "the value" if name == "auth_password" else repr(value)
     return f"{flag(name)} / {variable(name)}: {shown} is wrong: {message}"
