@@ -20,12 +20,12 @@ import structlog
 from luna_grpc.capacity import UNLIMITED, Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.errors import LunaError, ResourceExhaustedError
+from luna_grpc.events import Event
 from luna_grpc.memory import Decided, MemoryStore
 from luna_grpc.model import Actor, Info, Instance, Status
 from luna_grpc.statefile import RETRY_AFTER, StateFile
 from luna_grpc.stateformat import Kept, Statement, forget, keep
 from luna_grpc.store import Registration, Terms
-from luna_grpc.watch import Event
 
 SOON: Final = 0.1
 """Seconds until what nobody waits for is written."""

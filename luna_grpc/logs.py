@@ -8,8 +8,8 @@ from typing import Final, TextIO
 
 import structlog
 
+from luna_grpc.events import Event, EventType
 from luna_grpc.model import Door
-from luna_grpc.watch import Event, EventType
 
 MOST_A_SECOND: Final = 10
 """Lines for instances that go DOWN or are removed without anyone asking, of which the sweeper says how many there were; and lines

@@ -9,11 +9,12 @@ from typing import Final, NamedTuple
 from luna_grpc.capacity import UNLIMITED, Capacity, Room
 from luna_grpc.clock import Clock
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
+from luna_grpc.events import Event, EventType
 from luna_grpc.leases import LeaseQueue
 from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason
 from luna_grpc.services import Services
 from luna_grpc.store import Registration, Service, Swept, Terms, Totals
-from luna_grpc.watch import Event, EventType, Feed
+from luna_grpc.watch import Feed
 
 NEVER: Final = 0.0
 """As `evict_after`: instances without a live lease stay for ever."""

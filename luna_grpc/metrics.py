@@ -19,12 +19,12 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from luna_grpc import __version__
 from luna_grpc.auth import Authenticator
+from luna_grpc.events import EventType
 from luna_grpc.histogram import BOUNDS, Histogram
 from luna_grpc.model import Door, ServiceStatus, Status
 from luna_grpc.registry import Registry
 from luna_grpc.statefile import StateFile
 from luna_grpc.sweeper import Timings
-from luna_grpc.watch import EventType
 
 DOORS: Final = (Door.GRPC, Door.REST)
 L = TypeVar("L", bound=tuple[str, ...])

@@ -17,11 +17,12 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
 
+from luna_grpc.events import Event, EventType
 from luna_grpc.model import Actor, Change, Instance
 
 LOG_CAPACITY: Final = 10_000
@@ -37,47 +38,7 @@ QUEUE_CAPACITY: Final = 500
 _REVISION: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
-class EventType(StrEnum):
-    """The kind of a change."""
-
-    UPSERTED = "UPSERTED"
-    REMOVED = "REMOVED"
-
-
 _REMOVED: Final = EventType.REMOVED  # see _OK in luna_grpc.model
-
-
-class Event:
-    """One visible change of one instance."""
-
-    __slots__ = ("actor", "change", "encoded", "instance", "key", "last_heartbeat", "revision", "size", "type")
-
-    def __init__(
-        self,
-        type_: EventType,
-        instance: Instance,
-        last_heartbeat: int,
-        *,
-        revision: int = 0,
-        actor: Actor | None = None,
-        change: Change = Change.OTHER,
-    ) -> None:
-        self.type = type_
-        self.instance = instance
-        """After the change (UPSERTED), or before it (REMOVED)."""
-        self.last_heartbeat = last_heartbeat
-        """Milliseconds since the epoch, at the time of the change."""
-        self.revision = revision
-        """0 for an event of a snapshot."""
-        self.actor = actor
-        self.change = change
-        """Says nothing when the type is REMOVED."""
-        self.key = (instance.info.name, instance.info.instance_id)
-        """Events of one key supersede each other."""
-        self.size = instance.info.size
-        """How many characters of text it holds."""
-        self.encoded: bytes | None = None
-        """Room for an edge to keep its encoding, so that one serves every watcher."""
 
 
 class Batch(NamedTuple):

@@ -7,9 +7,9 @@ import pytest
 from luna_grpc.access import Role, User
 from luna_grpc.capacity import Capacity, Room
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
+from luna_grpc.events import Event, EventType
 from luna_grpc.model import Actor, Change, Door, Info, ServiceStatus, Status, StatusReason
 from luna_grpc.store import Registration, Store, Swept, Terms, Totals
-from luna_grpc.watch import Event, EventType
 
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
 TTL = 30.0

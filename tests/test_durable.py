@@ -16,11 +16,11 @@ from luna_grpc import statefile
 from luna_grpc.capacity import Capacity, Room
 from luna_grpc.durable import DurableStore
 from luna_grpc.errors import AlreadyExistsError, LunaError, NotFoundError, ResourceExhaustedError, SupersededError, UnavailableError
+from luna_grpc.events import EventType
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Info, Status, StatusReason
 from luna_grpc.stateformat import Kept, keep
 from luna_grpc.store import Registration
-from luna_grpc.watch import EventType
 from statefiles import (
     ALICE,
     EVICT_AFTER,

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luna_grpc.access import Role, User
+from luna_grpc.events import Event, EventType
 from luna_grpc.model import Actor, Door, Info, Instance, Status
-from luna_grpc.watch import BATCH, QUEUE_CAPACITY, Batch, Event, EventType, Feed, Watcher
+from luna_grpc.watch import BATCH, QUEUE_CAPACITY, Batch, Feed, Watcher
 
 ACTOR = Actor(User("admin", Role.ADMIN), Door.GRPC)
 State = dict[tuple[str, str], Instance]

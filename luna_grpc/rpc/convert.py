@@ -6,11 +6,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.errors import InvalidArgumentError
+from luna_grpc.events import Event, EventType
 from luna_grpc.model import Info, Instance, OnDisconnect, ServiceStatus, Status, StatusReason, shown
 from luna_grpc.registry import Beat, LeasePolicy
 from luna_grpc.store import Service
 from luna_grpc.v1 import registry_pb2 as pb
-from luna_grpc.watch import Event, EventType
 
 _STATUS_IN: Final[dict[int, Status | None]] = {
     pb.STATUS_UNSPECIFIED: None,

@@ -52,6 +52,7 @@ class Heart:
         self.code: grpc.StatusCode | None = None
         self.words = ""
         self._call: Any = stub.StreamHeartbeats()
+        self._stopped = False
 
     async def beat(self) -> None:
         """Beat until the stream ends."""
@@ -66,10 +67,14 @@ class Heart:
                 await asyncio.sleep(BEAT)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass
+        except asyncio.CancelledError:  # so a read may see that its own side has broken the stream
+            if not self._stopped:
+                raise
         self.code, self.words = await self._call.code(), await self._call.details()
 
     def stop(self) -> None:
         """Break the stream."""
+        self._stopped = True
         self._call.cancel()
 
 

@@ -20,6 +20,7 @@ from gateway.negotiate import prefers_html, prefers_json
 from luna_grpc.auth import Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.errors import InvalidArgumentError, UnauthenticatedError
+from luna_grpc.events import EventType
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.registry import LeasePolicy, Registry
@@ -28,7 +29,6 @@ from luna_grpc.rpc.listing import list_services
 from luna_grpc.serve import Running, running
 from luna_grpc.throttle import Throttle
 from luna_grpc.v1 import registry_pb2 as pb
-from luna_grpc.watch import EventType
 from raw_http import Answer, answers, ask
 from support import basic, settings_for_tests
 

@@ -1,0 +1,45 @@
+"""What watchers are told: the changes of instances."""
+
+from enum import StrEnum
+
+from luna_grpc.model import Actor, Change, Instance
+
+
+class EventType(StrEnum):
+    """The kind of a change."""
+
+    UPSERTED = "UPSERTED"
+    REMOVED = "REMOVED"
+
+
+class Event:
+    """One visible change of one instance."""
+
+    __slots__ = ("actor", "change", "encoded", "instance", "key", "last_heartbeat", "revision", "size", "type")
+
+    def __init__(
+        self,
+        type_: EventType,
+        instance: Instance,
+        last_heartbeat: int,
+        *,
+        revision: int = 0,
+        actor: Actor | None = None,
+        change: Change = Change.OTHER,
+    ) -> None:
+        self.type = type_
+        self.instance = instance
+        """After the change (UPSERTED), or before it (REMOVED)."""
+        self.last_heartbeat = last_heartbeat
+        """Milliseconds since the epoch, at the time of the change."""
+        self.revision = revision
+        """0 for an event of a snapshot."""
+        self.actor = actor
+        self.change = change
+        """Says nothing when the type is REMOVED."""
+        self.key = (instance.info.name, instance.info.instance_id)
+        """Events of one key supersede each other."""
+        self.size = instance.info.size
+        """How many characters of text it holds."""
+        self.encoded: bytes | None = None
+        """Room for an edge to keep its encoding, so that one serves every watcher."""
