@@ -198,6 +198,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
+        if self.wire is None:  # it was one too many, and never counted
+            return
         super().connection_lost(exc)
         self.wire = None  # it may name this connection still, and a cycle is freed late, or never once it is frozen
 

@@ -83,6 +83,8 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
     loop, starting = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
     for number in STOP:
         loop.add_signal_handler(number, starting.cancel)
+    # Else it would end the process, which may take a while to read its state file.
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "not reloaded: not ready yet, send SIGHUP again when it is")
     async with running(settings) as server:
         stop = asyncio.Event()
         for number in STOP:
