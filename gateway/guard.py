@@ -70,7 +70,7 @@ class Guard:
         """Let a handler answer those who may do an action."""
 
         async def admit(request: web.Request) -> User:
-            user = await self.user(request)
+            user = self._known(request) or await self._unknown(request)
             user.check(action)
             self._registry.check_loaded()
             return user
@@ -102,11 +102,14 @@ class Guard:
             LunaError: see `Authenticator.verified` and `Authenticator.certified`.
 
         """
+        return self._known(request) or await self._unknown(request)
+
+    def _known(self, request: web.Request) -> User | None:
         self._check_origin(request)
+        return self._authenticator.known(request.headers.get(hdrs.AUTHORIZATION))
+
+    async def _unknown(self, request: web.Request) -> User:
         authorization = request.headers.get(hdrs.AUTHORIZATION)
-        user = self._authenticator.known(authorization)
-        if user is not None:
-            return user
         if authorization is None and self._certificates:
             return self._certified(request)
         return await self._authenticator.verified(authorization, request.remote or "")

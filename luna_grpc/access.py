@@ -1,13 +1,13 @@
 """Who may do what: one table for both doors, and the services that a user is limited to."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
+from luna_grpc.enums import Word
 from luna_grpc.errors import PermissionDeniedError
 
 
-class Role(StrEnum):
+class Role(Word):
     """What kind of user someone is."""
 
     READER = "reader"
@@ -15,7 +15,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class Action(StrEnum):
+class Action(Word):
     """What someone wants to do; every route and every rpc names one."""
 
     READ = "read"
@@ -64,7 +64,7 @@ class User:
             PermissionDeniedError: the id or the service begins with none of the user's prefixes.
 
         """
-        if not self.covers(instance_id, name):
+        if self.prefixes and not self.covers(instance_id, name):
             raise PermissionDeniedError(
                 f"the user {self.name!r} may only change services whose names begin with {' or '.join(self.prefixes)}; "
                 f"{instance_id} of the service {name!r} is none of them"

@@ -29,7 +29,8 @@ class Clock:
 
     def now(self) -> float:
         """Return monotonic seconds, without those in which nobody ticked."""
-        return min(self._monotonic(), self._last_tick + MAX_ADVANCE) - self._skipped
+        reading, most = self._monotonic(), self._last_tick + MAX_ADVANCE
+        return (reading if reading < most else most) - self._skipped  # noqa: FURB136 - min() takes longer, and each heartbeat asks
 
     def wall_ms(self) -> int:
         """Return milliseconds since the epoch."""

@@ -1,11 +1,10 @@
 """What watchers are told: the changes of instances."""
 
-from enum import StrEnum
-
+from luna_grpc.enums import Word
 from luna_grpc.model import Actor, Change, Instance
 
 
-class EventType(StrEnum):
+class EventType(Word):
     """The kind of a change."""
 
     UPSERTED = "UPSERTED"

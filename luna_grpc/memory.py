@@ -160,7 +160,7 @@ class MemoryStore:
     def _registering(self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor) -> Decided:
         actor.user.check_covers(info.instance_id, info.name)
         held = self._registrations.get(info.instance_id)
-        if held is not None:
+        if held is not None and held.instance.info.name != info.name:
             actor.user.check_covers(info.instance_id, held.instance.info.name)
         if held is not None and owner and held.owner == owner:
             self._check_room(held, info)
@@ -283,15 +283,16 @@ class MemoryStore:
         now = registration.instance
         info = now.info
         self._ended.pop(info.instance_id, None)
+        self._registrations[info.instance_id] = registration
         if held is not None and held.instance.up != now.up:
             self._note_status(now)
-        if held is not None and held.instance.info.name != info.name:
-            self._services.leave(held.instance)
-            self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
-        elif held is not None:
-            self._services.changed(info.name, -held.instance.up)
-        self._registrations[info.instance_id] = registration
-        self._services.join(registration)
+        if held is not None and held.instance.info.name == info.name:
+            self._services.replace(held.instance, registration)
+        else:
+            if held is not None:
+                self._services.leave(held.instance)
+                self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
+            self._services.join(registration)
         self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, Change.REGISTERED)
 
     def _remove(self, registration: Registration, actor: Actor) -> None:

@@ -7,13 +7,13 @@ effective status follows from both and is never stored.
 import ipaddress
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from luna_grpc.access import REGISTRY, User
+from luna_grpc.enums import Word
 from luna_grpc.errors import InvalidArgumentError
 
 MAX_PORT: Final = 65535
@@ -45,7 +45,7 @@ _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}", re.ASCII)
 
 
-class Status(StrEnum):
+class Status(Word):
     """Whether an instance may be used."""
 
     OK = "OK"
@@ -55,14 +55,14 @@ class Status(StrEnum):
 _OK: Final = Status.OK  # on Python 3.11, to name a member of an enum takes as long as to call a function
 
 
-class ServiceStatus(StrEnum):
+class ServiceStatus(Word):
     """Whether at least one instance of a service may be used."""
 
     UP = "UP"
     DOWN = "DOWN"
 
 
-class StatusReason(StrEnum):
+class StatusReason(Word):
     """Why an instance has its status. When several hold, the first in the order below is the one shown."""
 
     DRAINED = "DRAINED"
@@ -70,10 +70,8 @@ class StatusReason(StrEnum):
     LEASE_EXPIRED = "LEASE_EXPIRED"
     REPORTED = "REPORTED"
 
-    __hash__ = str.__hash__  # the one of Enum is written in Python, and each lease that ends looks something up
 
-
-class Change(StrEnum):
+class Change(Word):
     """What is new of an instance that is there."""
 
     REGISTERED = "registered"
@@ -81,7 +79,7 @@ class Change(StrEnum):
     OTHER = "changed"
 
 
-class OnDisconnect(StrEnum):
+class OnDisconnect(Word):
     """What happens to the instances of a heartbeat stream when it breaks."""
 
     KEEP = "KEEP"
@@ -89,7 +87,7 @@ class OnDisconnect(StrEnum):
     DEREGISTER = "DEREGISTER"
 
 
-class Door(StrEnum):
+class Door(Word):
     """Where a change came in."""
 
     GRPC = "grpc"
@@ -285,7 +283,7 @@ def _checked_weight(weight: int) -> int:
 def _checked_metadata(metadata: Mapping[str, str]) -> tuple[Mapping[str, str], int]:
     """Return what to keep, and how many characters it has."""
     items = tuple(metadata.items())
-    few = len(items) <= FEW and max(len(value) for _, value in items) <= SHORT
+    few = len(items) <= FEW and max(map(len, metadata.values())) <= SHORT
     return (_checked_few if few else _checked_items)(items)
 
 

@@ -101,6 +101,7 @@ class Registry:
     def __init__(self, store: Store, clock: Clock, policy: LeasePolicy) -> None:
         self.store = store
         self.policy = policy
+        self._rest_ttl = policy.rest_ttl
         self._clock = clock
         # What there was since the start, for those who watch over a registry.
         self.rest_heartbeats = 0
@@ -224,7 +225,7 @@ class Registry:
 
     def _terms(self, door: Door, holder: object = None) -> Terms:
         """Return what a heartbeat grants that comes now."""
-        ttl = self.policy.rest_ttl if door is _REST else self.policy.ttl
+        ttl = self._rest_ttl if door is _REST else self.policy.ttl
         return Terms(self._clock.now() + ttl, self._clock.wall_ms(), holder)
 
     # Reading

@@ -67,6 +67,15 @@ class Services:
         service.members[instance.info.instance_id] = registration
         self._count(service, instance.up)
 
+    def replace(self, was: Instance, registration: Registration) -> None:
+        """Put a registration in the place of another one of the same instance and service."""
+        instance = registration.instance
+        service = self._services[instance.info.name]
+        service.members[instance.info.instance_id] = registration
+        change = instance.up - was.up
+        if change:
+            self._count(service, change)
+
     def leave(self, instance: Instance) -> None:
         """Take an instance out of its service."""
         name = instance.info.name

@@ -56,6 +56,7 @@ def info(message: pb.Instance, *, instance_id: str = "") -> Info:
             f"instance.instance_id is {shown(message.instance_id)}, but the heartbeat is for {shown(instance_id)}",
             field="instance.instance_id",
         )
+    metadata = message.metadata
     try:
         return Info.of(
             message.instance_id or instance_id,
@@ -64,7 +65,7 @@ def info(message: pb.Instance, *, instance_id: str = "") -> Info:
             version=message.version,
             url=message.url,
             weight=message.balancer_options.weight,
-            metadata=message.metadata,
+            metadata={key: metadata[key] for key in metadata},  # its items() is written in Python
         )
     except InvalidArgumentError as error:
         raise InvalidArgumentError(error.message, field=f"instance.{_PATHS.get(error.field, error.field)}") from None
@@ -98,7 +99,7 @@ def on_disconnect(value: int) -> OnDisconnect:
 
 def beat(message: pb.HeartbeatRequest) -> Beat:
     """Read a heartbeat."""
-    reported = status(message.status, "status")
+    reported = status(message.status, "status") if message.status else None
     if not message.HasField("instance"):
         return Beat(message.instance_id, message.generation, reported)
     if reported is None:

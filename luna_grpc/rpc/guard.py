@@ -6,8 +6,7 @@ other mistake. A wrapper and no interceptor: an interceptor does not learn who t
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -59,27 +58,39 @@ class Guard:
         """Serve an rpc of one request and one answer."""
 
         async def guarded(body: bytes, context: Context) -> bytes:
-            actor = await self._admitted(action, context)
-            return (await handler(parsed(kind, body), actor)).SerializeToString()
+            try:
+                actor = await self._admitted(action, context)
+                return (await handler(parsed(kind, body), actor)).SerializeToString()
+            except Exception as error:
+                await self._refuse(context, handler, error)
+                raise
 
-        return grpc.unary_unary_rpc_method_handler(self._answers_errors(guarded))
+        return grpc.unary_unary_rpc_method_handler(guarded)
 
     def answering(self, action: Action | None, kind: type[Q], handler: Answering[Q]) -> Handler:
         """Serve an rpc of one request and a stream of answers, which the handler writes as bytes."""
 
         async def guarded(body: bytes, context: Context) -> None:
-            actor = await self._admitted(action, context)
-            await handler(parsed(kind, body), actor, context)
+            try:
+                actor = await self._admitted(action, context)
+                await handler(parsed(kind, body), actor, context)
+            except Exception as error:
+                await self._refuse(context, handler, error)
+                raise
 
-        return grpc.unary_stream_rpc_method_handler(self._answers_errors(guarded))
+        return grpc.unary_stream_rpc_method_handler(guarded)
 
     def streaming(self, action: Action, handler: Streaming) -> Handler:
         """Serve an rpc of two streams, which the handler reads and writes as bytes."""
 
         async def guarded(_: object, context: Context) -> None:
-            await handler(await self._admitted(action, context), context)
+            try:
+                await handler(await self._admitted(action, context), context)
+            except Exception as error:
+                await self._refuse(context, handler, error)
+                raise
 
-        return grpc.stream_stream_rpc_method_handler(self._answers_errors(guarded))
+        return grpc.stream_stream_rpc_method_handler(guarded)
 
     def elsewhere(self) -> grpc.GenericRpcHandler:
         """Refuse what there is not; strangers need not know that either."""
@@ -102,34 +113,25 @@ class Guard:
             await self._turns.wait(peer)
         if action is None:
             return Actor(NOBODY, Door.GRPC, peer)
-        user = self._authenticator.known(_authorization(context))
+        authorization = _authorization(context)
+        user = self._authenticator.known(authorization)
         if user is None:
-            user = await self._unknown(context)
+            user = await self._unknown(authorization, context)
         user.check(action)
         self._registry.check_loaded()
         return Actor(user, Door.GRPC, peer)
 
-    def _answers_errors(self, handler: Callable[[Any, Context], Awaitable[Any]]) -> Any:  # noqa: ANN401 - gRPC's stubs take less than gRPC
-        """Let a handler raise errors of the domain."""
+    async def _refuse(self, context: Context, handler: Callable[..., object], error: Exception) -> None:
+        """End a call with what its handler raised; return when the call is over already."""
+        if isinstance(error, LunaError):
+            self._refusals[error.code] += 1
+            await abort(context, error)
+        if not isinstance(error, grpc.aio.BaseError):
+            self._refusals["INTERNAL"] += 1
+            log.error("failed", rpc=handler.__qualname__, exc_info=error)
+            await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
 
-        @wraps(handler)
-        async def wrapped(request: Any, context: Context) -> Any:  # noqa: ANN401 - each rpc has its own
-            try:
-                return await handler(request, context)
-            except LunaError as error:
-                self._refusals[error.code] += 1
-                await abort(context, error)
-            except grpc.aio.BaseError:  # the call is over already
-                raise
-            except Exception:
-                self._refusals["INTERNAL"] += 1
-                log.exception("failed", rpc=handler.__qualname__)
-                await context.abort(grpc.StatusCode.INTERNAL, "the registry failed; its log says how")
-
-        return wrapped
-
-    async def _unknown(self, context: Context) -> User:
-        authorization = _authorization(context)
+    async def _unknown(self, authorization: str | None, context: Context) -> User:
         if authorization is None and self._certificates:
             return self._authenticator.certified(tls.names(context))
         return await self._authenticator.verified(authorization, address(context.peer()))

@@ -34,6 +34,7 @@ class RegistryService:
         self._listing = OneAtATime()
         self._catching_up = OneAtATime()
         self._lease = convert.lease(registry.policy, registry.store.epoch)
+        self._heard = pb.HeartbeatResponse(lease=self._lease)  # the answer to every heartbeat that comes in a call of its own
         self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
         self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
 
@@ -55,7 +56,7 @@ class RegistryService:
     async def heartbeat(self, request: pb.HeartbeatRequest, actor: Actor) -> pb.HeartbeatResponse:
         """Serve Heartbeat."""
         await self._registry.heartbeat(convert.beat(request), actor=actor)
-        return pb.HeartbeatResponse(lease=self._lease)
+        return self._heard
 
     async def deregister(self, request: pb.DeregisterRequest, actor: Actor) -> pb.DeregisterResponse:
         """Serve Deregister."""
