@@ -109,7 +109,7 @@ class Guard:
 
         """
         peer = context.peer()
-        if not self._turns.is_due(peer):
+        if not self._turns.is_due():
             await self._turns.wait(peer)
         if action is None:
             return Actor(NOBODY, Door.GRPC, peer)
