@@ -68,31 +68,20 @@ class Guard:
 
     def protect(self, action: Action, handler: Handler) -> Guarded:
         """Let a handler answer those who may do an action."""
-
-        async def admit(request: web.Request) -> User:
-            user = self._known(request) or await self._unknown(request)
-            user.check(action)
-            self._registry.check_loaded()
-            return user
-
-        return self._wrapped(handler, admit)
+        return self._wrapped(handler, self._known, action)
 
     def open(self, handler: Handler) -> Guarded:
         """Let a handler answer without credentials."""
 
-        async def admit(request: web.Request) -> User:
+        def known(request: web.Request) -> User:
             self._check_origin(request)
             return NOBODY
 
-        return self._wrapped(handler, admit)
+        return self._wrapped(handler, known)
 
     def probe(self, handler: Handler) -> Guarded:
         """Let a handler answer everyone, whatever the host is called."""
-
-        async def admit(_: web.Request) -> User:
-            return NOBODY
-
-        return self._wrapped(handler, admit)
+        return self._wrapped(handler, lambda _: NOBODY)
 
     async def user(self, request: web.Request) -> User:
         """Return the user behind a request.
@@ -121,16 +110,22 @@ class Guard:
         """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
         return hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
 
-    def _wrapped(self, handler: Handler, admit: Callable[[web.Request], Awaitable[User]]) -> Guarded:
-        in_flight, origins = self.in_flight, self._origins
+    def _wrapped(self, handler: Handler, known: Callable[[web.Request], User | None], action: Action | None = None) -> Guarded:
+        in_flight, origins, registry = self.in_flight, self._origins, self._registry
 
         @wraps(handler)
         async def guarded(request: web.Request) -> web.Response:
-            with in_flight:
-                try:
-                    response = await handler(request, await admit(request))
-                except Exception as error:  # noqa: BLE001 - each kind has its answer
-                    response = self._refusal_of(request, error)
+            in_flight.count += 1
+            try:
+                user = known(request) or await self._unknown(request)
+                if action is not None:
+                    user.check(action)
+                    registry.check_loaded()
+                response = await handler(request, user)
+            except Exception as error:  # noqa: BLE001 - each kind has its answer
+                response = self._refusal_of(request, error)
+            finally:
+                in_flight.ended()
             if origins:
                 self._allow_origin(request, response)
             if in_flight.draining:
