@@ -120,7 +120,8 @@ class Guard:
                 user = known(request) or await self._unknown(request)
                 if action is not None:
                     user.check(action)
-                    registry.check_loaded()
+                    if registry.loading:
+                        registry.check_loaded()
                 response = await handler(request, user)
             except Exception as error:  # noqa: BLE001 - each kind has its answer
                 response = self._refusal_of(request, error)
@@ -137,7 +138,12 @@ class Guard:
     def _check_origin(self, request: web.Request) -> None:
         headers = request.headers
         if self._check_host:
-            self._refuse_foreign_host(headers.get(hdrs.HOST))
+            host = headers.get(hdrs.HOST)
+            if host is not None and self._is_foreign(host):  # who sends none is no browser
+                raise PermissionDeniedError(
+                    f"the Host name {shown(host)} is not answered to while the password is empty: set LUNA_AUTH_PASSWORD, "
+                    "or add the name to LUNA_ALLOWED_HOSTS"
+                )
         origin, site = headers.get(hdrs.ORIGIN), headers.get(_SITE)
         if origin is not None or site is not None:  # else it is no browser: they say at least one of them with every write
             self._refuse_foreign_write(request, origin, site)
@@ -145,14 +151,6 @@ class Guard:
     def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         return not (is_loopback(name) or name.lower() in self._hosts or (self._addresses_too and _is_address(name)))
-
-    def _refuse_foreign_host(self, host: str | None) -> None:
-        if host is None or not self._is_foreign(host):  # who sends none is no browser
-            return
-        raise PermissionDeniedError(
-            f"the Host name {shown(host)} is not answered to while the password is empty: set LUNA_AUTH_PASSWORD, "
-            "or add the name to LUNA_ALLOWED_HOSTS"
-        )
 
     def _refuse_foreign_write(self, request: web.Request, origin: str | None, site: str | None) -> None:
         """Refuse what another site's page makes a browser send with the credentials that it remembers.
