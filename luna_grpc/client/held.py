@@ -23,7 +23,6 @@ class Held:
 
     def __init__(
         self,
-        now: float,
         instance: pb.Instance,
         status: Status = Status.OK,
         *,
@@ -40,22 +39,22 @@ class Held:
         self.generation = 0  # of the registration that we hold; 0: none
         self.epoch = ""
         self.error: ClientError | None = None
-        self.shown: tuple[str, ClientError | None] | None = None  # what the program was told last
+        self.shown: tuple[str, str] | None = None  # what the program was told last
 
         self.asked_on: int | None = None  # the connection on which registering or deregistering is under way
         self.attempts = 0  # to register since the last success
-        self.ask_at = now
+        self.ask_at = -math.inf
 
         self.told = self.confirmed = Report(status, instance)  # the last that was sent, and the last that was answered well
         self._asked = self.told  # the last that a registration was asked for with
         self._told_in = 0  # the message that has sent what was told
-        self.change_at = now  # when a change may be sent
+        self.change_at = -math.inf  # when a change may be sent
 
         self.leave_at = math.inf  # when it is to be deregistered
         self.give_up_at = math.inf
 
         self._tied = tied
-        self._pulse_at = now
+        self._pulse_at = -math.inf
         self._checked = checked
         self._healthy_at = -math.inf  # when the last check that was good ended
 

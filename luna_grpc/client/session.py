@@ -55,19 +55,20 @@ class Session:
     def add(self, now: float, held: Held) -> None:
         """Register an instance, and keep it registered."""
         self._held[held.id] = held
+        held.pulse(now)
         self._lines.hurry(now)
 
-    def get(self, instance_id: str) -> Held | None:
-        """Return a registration that has not ended: what is wanted of it may be changed."""
-        return self._held.get(instance_id)
-
-    def remove(self, now: float, instance_id: str, *, drain: float = 0.0) -> None:
-        """Report DOWN, and deregister after `drain` seconds."""
-        held = self._held.get(instance_id)
-        if held is not None and not held.leaving:
+    def remove(self, now: float, held: Held, *, drain: float = 0.0, patience: float = PATIENCE) -> None:
+        """Report DOWN, deregister after `drain` seconds, and after another `patience` seconds leave it to the end of the lease."""
+        if self._held.get(held.id) is held and not held.leaving:
             held.leave_at = now + drain
-            held.give_up_at = held.leave_at + PATIENCE
+            held.give_up_at = held.leave_at + patience
             self._lines.hurry(now)
+
+    def leave(self, now: float) -> None:
+        """Deregister everything."""
+        for held in self._held.values():
+            self.remove(now, held)
 
     # What has happened
 
@@ -210,8 +211,8 @@ class Session:
 
     def _look_for_the_end(self, now: float, held: Held) -> None:
         if now >= held.give_up_at:
-            error = errors.UnavailableError(f"{held.id} could not be deregistered in time; its lease will run out")
-            self._gone(held, State.STOPPED, error)
+            late = errors.UnavailableError(f"{held.id} could not be deregistered in time; its lease will run out")
+            self._gone(held, State.STOPPED, late if held.was_registered else None)
         elif now >= held.leave_at and not held.generation and held.asked_on is None:
             self._gone(held, State.STOPPED)
 
@@ -229,8 +230,8 @@ class Session:
             state = State.REGISTERED
         else:
             state = State.AWAY
-        if held.shown != (state, held.error):
-            held.shown = (state, held.error)
+        if held.shown != (state, str(held.error)):
+            held.shown = (state, str(held.error))
             self._actions.append(Tell(held.id, state, held.error))
 
     # Heartbeats

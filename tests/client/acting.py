@@ -57,10 +57,14 @@ class Acting:
         return action
 
     def add(self, instance_id: str = ID, status: Status = Status.OK, *, replace: bool = True, **options: bool) -> Held:
-        held = Held(self.now, pb.Instance(instance_id=instance_id), status, replace=replace, **options)
+        held = Held(pb.Instance(instance_id=instance_id), status, replace=replace, **options)
         self.session.add(self.now, held)
         self.step()
         return held
+
+    def remove(self, held: Held, *, drain: float = 0.0) -> None:
+        self.session.remove(self.now, held, drain=drain)
+        self.step()
 
     def grant(self, generation: int = 7, epoch: str = "one", instance_id: str = ID) -> None:
         """Answer a registration."""
