@@ -1,0 +1,416 @@
+"""`Registration` against real servers: what other people see of an instance that uses it."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from luna_grpc import client
+from luna_grpc.client import OnDisconnect, Registration, State, Status
+from support import Luna, luna, session
+
+ID = "orders:localhost:8080"
+TTL = 1.5
+PATIENCE = 20.0
+"""Seconds until a wait has failed: far more than anything should take, for machines that are busy."""
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Luna]:
+    """Run a server with short leases in a process of its own."""
+    async with luna("--lease-ttl", str(TTL)) as server:
+        yield server
+
+
+async def instance(server: Luna, instance_id: str = ID) -> dict[str, Any]:
+    """Return an instance as REST shows it; nothing when it is not registered."""
+    async with session(server.rest) as rest, rest.get(f"/registry/v1/instances/{instance_id}") as answer:
+        assert answer.status in (200, 404)
+        found: dict[str, Any] = await answer.json()
+        return found if answer.status == 200 else {}
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Look until something is so; `condition` may be asynchronous."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = condition()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def shows(server: Luna, status: str) -> None:
+    """Wait until the instance has a status."""
+
+    async def so() -> bool:
+        return (await instance(server)).get("status") == status
+
+    await until(so)
+
+
+def restarted(server: Luna) -> Any:
+    """Run another server at the same ports, with an empty memory."""
+    ports = ("--port", server.rest.rpartition(":")[2], "--grpc-port", server.grpc.rpartition(":")[2])
+    return luna("--lease-ttl", str(TTL), *ports)
+
+
+@asynccontextmanager
+async def either(face: str, registration: Registration) -> AsyncIterator[Registration]:
+    """Use a registration by `with` in a thread, or by `async with`."""
+    if face == "asyncio":
+        async with registration:
+            yield registration
+        return
+    await asyncio.to_thread(registration.start)
+    try:
+        yield registration
+    finally:
+        await asyncio.to_thread(registration.stop)
+
+
+@pytest.mark.parametrize("face", ["asyncio", "threads"])
+async def test_an_instance_is_registered_within_the_block(server: Luna, face: str) -> None:
+    """With all that is said of it, for longer than a lease lasts, and gone right after."""
+    registration = Registration(
+        ID, url="http://10.0.0.7/", name="shop", version="1.4", description="Sells", weight=3, metadata={"zone": "eu"},
+        address=server.grpc,
+    )  # fmt: skip
+    assert registration.state is State.STOPPED
+    async with either(face, registration):
+        assert (registration.state, registration.error) == (State.REGISTERED, None)
+        await asyncio.sleep(2.2 * TTL)
+        found = await instance(server)
+        assert (found["status"], found["statusReason"]) == ("OK", "REPORTED")
+        assert (found["url"], found["name"], found["version"], found["description"]) == ("http://10.0.0.7/", "shop", "1.4", "Sells")
+        assert (found["balancerOptions"], found["metadata"]) == ({"weight": 3}, {"zone": "eu"})
+    assert await instance(server) == {}
+    assert registration.state is State.STOPPED
+
+
+async def test_changes_are_seen_at_once(server: Luna) -> None:
+    """Well before the next heartbeat would be due."""
+    async with Registration(ID, version="1", address=server.grpc) as registration:
+        registration.set_status(Status.DOWN)
+        await shows(server, "DOWN")
+        assert (await instance(server))["statusReason"] == "REPORTED"
+        registration.set_status(Status.OK)
+        registration.set_info(version="2", metadata={"zone": "eu"})
+        await shows(server, "OK")
+        await until(lambda: _is(server, version="2", metadata={"zone": "eu"}))
+        registration.set_info(url="nonsense")
+        await until(lambda: isinstance(registration.error, client.InvalidArgumentError))
+        assert registration.state is State.REGISTERED
+        registration.set_info(url="http://10.0.0.8/")
+        await until(lambda: _is(server, url="http://10.0.0.8/", version="2"))
+
+
+async def _is(server: Luna, **fields: object) -> bool:
+    found = await instance(server)
+    return all(found.get(name) == value for name, value in fields.items())
+
+
+async def test_a_registry_with_an_empty_memory_gets_it_back(server: Luna) -> None:
+    """Killed and started anew, as it was last reported; the program hears of it by the state only."""
+    async with Registration(ID, version="1", address=server.grpc) as registration:
+        registration.set_info(version="2")
+        await until(lambda: _is(server, version="2"))
+        await server.stop(signal.SIGKILL)
+        await until(lambda: registration.state is State.AWAY)
+        registration.set_status(Status.DOWN)
+        async with restarted(server) as again:
+            await until(lambda: _is(again, version="2", status="DOWN", statusReason="REPORTED"))
+            await until(lambda: registration.state is State.REGISTERED)
+
+
+async def test_several_registrations_share_one_connection(server: Luna) -> None:
+    """And leave without each other; the connection is closed with the last."""
+    ids = [f"orders:localhost:{port}" for port in (1, 2, 3)]
+    registrations = [Registration(instance_id, address=server.grpc) for instance_id in ids]
+    await asyncio.gather(*(registration.start_async() for registration in registrations))
+    assert await _streams(server) == 1
+    await registrations[0].stop_async()
+    await asyncio.sleep(1.5 * TTL)
+    assert [(await instance(server, instance_id)).get("status") for instance_id in ids] == [None, "OK", "OK"]
+    await asyncio.gather(*(registration.stop_async() for registration in registrations))
+    await until(lambda: _has_no_streams(server))
+
+
+async def _has_no_streams(server: Luna) -> bool:
+    return await _streams(server) == 0
+
+
+async def _streams(server: Luna) -> float:
+    return await _metric(server, "luna_heartbeat_streams")
+
+
+async def _metric(server: Luna, name: str, **labels: str) -> float:
+    async with session(server.rest) as rest, rest.get("/metrics") as answer:
+        families = text_string_to_metric_families(await answer.text())
+    samples = [sample for family in families for sample in family.samples]
+    [value] = [sample.value for sample in samples if sample.name == name and sample.labels == labels]
+    return value
+
+
+async def test_a_loop_that_is_blocked_does_not_lose_the_lease(server: Luna) -> None:
+    """For two TTLs: the heartbeats have a thread of their own."""
+    async with Registration(ID, address=server.grpc):
+        time.sleep(2 * TTL)  # noqa: ASYNC251 - the point
+        found = await instance(server)
+        assert (found["status"], time.time() * 1000 - found["last_heartbeat"] < TTL * 1000) == ("OK", True)
+
+
+async def test_a_loop_that_is_blocked_loses_the_lease_when_tied_to_it(server: Luna) -> None:
+    """It is DOWN before it runs again, and comes back then."""
+    async with Registration(ID, address=server.grpc, tied_to_loop=True) as registration:
+        await asyncio.sleep(1.5 * TTL)
+        assert (await instance(server))["status"] == "OK"
+        time.sleep(2 * TTL)  # noqa: ASYNC251 - the point
+        found = await instance(server)
+        assert (found["status"], found["statusReason"]) == ("DOWN", "LEASE_EXPIRED")
+        await shows(server, "OK")
+        assert registration.state is State.REGISTERED
+
+
+async def test_a_health_check_decides_the_status(server: Luna) -> None:
+    """One that returns False, raises or hangs is reported as DOWN; others go on meanwhile."""
+    answers: list[Callable[[], bool]] = [lambda: True]
+
+    def health() -> bool:
+        return answers[-1]()
+
+    async with Registration(ID, address=server.grpc, health=health):
+        await shows(server, "OK")
+        for unwell in (lambda: False, lambda: bool(1 // 0), partial(_hangs, 3 * TTL)):
+            answers.append(unwell)
+            await shows(server, "DOWN")
+            assert (await instance(server))["statusReason"] == "REPORTED"
+            answers.append(lambda: True)
+            await shows(server, "OK")
+
+
+def _hangs(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True
+
+
+@pytest.mark.parametrize("face", ["asyncio", "threads"])
+async def test_who_is_taken_over_stops_with_an_error(server: Luna, face: str) -> None:
+    """And does not take the id back: the program is called, and may wait for it or ask."""
+    lost: list[client.ClientError] = []
+    async with either(face, Registration(ID, address=server.grpc, on_lost=lost.append)) as registration:
+        waiting = asyncio.create_task(registration.until_lost())
+        successor = await asyncio.create_subprocess_exec(sys.executable, "-c", SUCCESSOR, server.grpc)
+        with pytest.raises(client.SupersededError, match="another process has taken over"):
+            await asyncio.wait_for(waiting, PATIENCE)
+        with pytest.raises(client.SupersededError):
+            registration.raise_if_lost()
+        with pytest.raises(client.StoppedError):
+            registration.set_status(Status.DOWN)
+        assert registration.state is State.LOST
+        await until(lambda: lost)
+        assert isinstance(lost[0], client.SupersededError)
+        await asyncio.sleep(1.5 * TTL)
+        assert (await instance(server))["version"] == "of the successor"
+    assert (await instance(server))["status"] == "OK"
+    successor.kill()
+    await successor.wait()
+
+
+SUCCESSOR = """
+import sys, time
+from luna_grpc.client import Registration
+with Registration("orders:localhost:8080", version="of the successor", address=sys.argv[1]):
+    time.sleep(60)
+"""
+
+
+async def test_wrong_credentials_are_an_error_at_once(server: Luna) -> None:
+    """One attempt, whatever the time that it would wait for a registry."""
+    registration = Registration(ID, address=server.grpc, password="wrong", wait=60)
+    with pytest.raises(client.CredentialsError, match="LUNA_AUTH_PASSWORD"):
+        await registration.start_async()
+    assert registration.state is State.LOST
+    await asyncio.sleep(0.5)
+    assert await _metric(server, "luna_requests_refused_total", door="grpc", code="UNAUTHENTICATED") == 1
+
+
+async def test_what_the_registry_does_not_accept_is_an_error_at_once(server: Luna) -> None:
+    """It names the field."""
+    with pytest.raises(client.InvalidArgumentError, match="url"):
+        await Registration(ID, url="nonsense", address=server.grpc).start_async()
+    async with Registration(ID, address=server.grpc):
+        with pytest.raises(client.AlreadyRegisteredError, match="by this process already"):
+            await Registration(ID, address=server.grpc).start_async()
+
+
+async def test_something_else_at_the_address_is_an_error_at_once() -> None:
+    """Waiting for it to become a registry would hide a wrong setting."""
+    other = grpc.aio.server()
+    port = other.add_insecure_port("127.0.0.1:0")
+    await other.start()
+    with pytest.raises(client.NotALunaError, match="LUNA_ADDRESS"):
+        await Registration(ID, address=f"127.0.0.1:{port}").start_async()
+    await other.stop(0)
+
+
+async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
+    """For as long as the program wants; in the background when it does not want to wait."""
+    await server.stop()
+    with pytest.raises(client.UnavailableError, match=rf"no registry at {server.grpc} .*wait=0"):
+        await Registration(ID, address=server.grpc, wait=0.5).start_async()
+    async with Registration(ID, address=server.grpc, wait=0) as registration:
+        await until(lambda: isinstance(registration.error, client.UnavailableError))
+        assert registration.state is State.STARTING
+        async with restarted(server) as again:
+            await shows(again, "OK")
+            await until(lambda: registration.error is None)
+
+
+async def test_a_drain_is_seen_before_the_end(server: Luna) -> None:
+    """DOWN, still there, and only then gone."""
+    registration = Registration(ID, address=server.grpc, drain=1.0)
+    await registration.start_async()
+    stopping = asyncio.create_task(registration.stop_async())
+    await shows(server, "DOWN")
+    assert (await instance(server))["statusReason"] == "REPORTED"
+    assert not stopping.done()
+    await stopping
+    assert await instance(server) == {}
+
+
+async def test_a_connection_that_breaks_marks_down_when_asked_for() -> None:
+    """A process that is killed is DOWN long before its lease ends."""
+    async with luna("--lease-ttl", "60") as server:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, server.grpc, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"registered\n"
+        await asyncio.sleep(0.5)
+        process.kill()
+        await process.communicate()
+        await shows(server, "DOWN")
+        assert (await instance(server))["statusReason"] == "DISCONNECTED"
+
+
+KILLED = f"""
+import sys, time
+from luna_grpc.client import OnDisconnect, Registration
+with Registration("{ID}", address=sys.argv[1], on_disconnect=OnDisconnect.{OnDisconnect.MARK_DOWN.name}):
+    print("registered", flush=True)
+    time.sleep(60)
+"""
+
+PROGRAM = """
+import asyncio, signal, sys, time
+from luna_grpc.client import Registration
+if sys.argv[2] == "handler":
+    signal.signal(signal.SIGTERM, lambda *_: (print("its own handler", flush=True), sys.exit(7)))
+registration = Registration("orders:localhost:8080", address=sys.argv[1], handle_sigterm=sys.argv[2] != "exit")
+async def main():
+    if sys.argv[2] == "loop":
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    await registration.start_async()
+    print("registered", flush=True)
+    if sys.argv[2] == "exit":
+        return
+    if sys.argv[2] == "loop":
+        await stopped.wait()
+        print("its own handler", flush=True)
+        sys.exit(7)
+    time.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "says"),
+    [
+        ("default", -signal.SIGTERM, b""),
+        ("handler", 7, b"its own handler\n"),
+        ("loop", 7, b"its own handler\n"),
+        ("exit", 0, b""),
+    ],
+)
+async def test_a_program_that_ends_is_gone(server: Luna, program: str, code: int, says: bytes) -> None:
+    """On SIGTERM, which then does what it would have done, and when it ends without a word to the registration."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, server.grpc, program, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"registered\n"
+    if program != "exit":
+        assert (await instance(server))["status"] == "OK"
+        process.send_signal(signal.SIGTERM)
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert (process.returncode, said) == (code, says)
+    assert await instance(server) == {}
+
+
+FORKING = """
+import os, sys, time
+from luna_grpc.client import ForkedError, Registration, Status
+registration = Registration("orders:localhost:8080", address=sys.argv[1], handle_sigterm=True)
+with registration:
+    if os.fork() == 0:
+        uses = registration.start, registration.stop, lambda: registration.set_status(Status.DOWN), lambda: registration.state
+        for use in uses:
+            try:
+                use()
+            except ForkedError as error:
+                print("forked" if "make a Registration after the fork" in str(error) else error)
+        with Registration("orders:localhost:8081", address=sys.argv[1]) as own:
+            print(own.state, flush=True)
+            time.sleep(float(sys.argv[2]))
+    else:
+        os.wait()
+        print(registration.state, flush=True)
+        sys.stdin.readline()
+"""
+
+
+async def test_a_forked_process_is_told_and_takes_nothing_away(server: Luna) -> None:
+    """Its copy of the registration says what to do; it can have one of its own, and that of its parent lives on."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORKING, server.grpc, str(2 * TTL), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = [await asyncio.wait_for(process.stdout.readline(), PATIENCE) for _ in range(6)]
+    assert lines == [b"forked\n"] * 4 + [b"REGISTERED\n"] * 2
+    assert (await instance(server))["status"] == "OK"
+    assert await instance(server, "orders:localhost:8081") == {}
+    await asyncio.wait_for(process.communicate(b"\n"), PATIENCE)
+    assert (process.returncode, await instance(server)) == (0, {})
+
+
+def test_what_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    """With what to do."""
+    for address in ("http://localhost:50051", "localhost", "localhost:port", ":1"):
+        with pytest.raises(client.ConfigurationError, match="it must be host:port"):
+            Registration(ID, address=address)
+    missing = str(tmp_path / "ca.pem")
+    with pytest.raises(client.ConfigurationError, match=missing):
+        Registration(ID, tls=client.Tls(ca=missing)).start()
+    with pytest.raises(client.ConfigurationError, match="without a key"):
+        Registration(ID, tls=client.Tls(cert=missing))
+    with pytest.raises(client.ConfigurationError, match="needs an event loop"):
+        Registration(ID, tied_to_loop=True).start()
+
+    async def health() -> bool:
+        return True
+
+    with pytest.raises(client.ConfigurationError, match="plain function"):
+        Registration(ID, health=health)  # type: ignore[arg-type]
+    with pytest.raises(client.StoppedError, match="call start"):
+        Registration(ID).set_status(Status.DOWN)
