@@ -91,11 +91,11 @@ def check(registry: "Calls") -> None:
 
     Example: luna check --address registry.internal:50051
     """
-    from luna_grpc.client.calls import CallError  # noqa: PLC0415 - gRPC takes a while
+    from luna_grpc.client import ClientError  # noqa: PLC0415 - gRPC takes a while
 
     try:
         serving = registry.serving()
-    except CallError as error:
+    except ClientError as error:
         fail(error, EXIT_REFUSED)
     if not serving:
         fail("the registry is starting or stopping: it does not serve now", EXIT_REFUSED)
@@ -114,7 +114,8 @@ def watch(
 
     Example: luna watch orders -o json
     """
-    from luna_grpc.client.calls import NotThereError, as_json  # noqa: PLC0415 - gRPC takes a while
+    from luna_grpc.client import UnavailableError  # noqa: PLC0415 - gRPC takes a while
+    from luna_grpc.client.calls import as_json  # noqa: PLC0415 - see above
 
     token = ""
     while True:
@@ -124,7 +125,7 @@ def watch(
                 for event in answer.events:
                     told = as_json(event)
                     cli_output.as_json_line(told) if output is Output.JSON else typer.echo(_line(told))
-        except NotThereError as error:
+        except UnavailableError as error:
             if not token:
                 raise
             typer.echo(f"luna: {error}; trying again", err=True)

@@ -151,7 +151,7 @@ async def test_tls(tmp_path: Path) -> None:
     async with running(settings_for_tests(**pki.flags())) as server:
         assert (await run("services", "--tls-ca", str(ca), server=server)).code == 0
         assert (await run("services", "--tls-ca", str(tmp_path / "none"), server=server)).error == (
-            f"luna: cannot read {tmp_path / 'none'}: No such file or directory\n"
+            f"luna: the file of TLS '{tmp_path / 'none'}' cannot be read: No such file or directory\n"
         )
         plain = await run("services", server=server)
         assert (plain.code, ", without TLS" in plain.error) == (69, True)
@@ -186,6 +186,68 @@ async def test_watch_as_json(server: Running, stub: Stub) -> None:
     assert json.loads(await _line(watching))["type"] == "EVENT_TYPE_REMOVED"
     watching.kill()
     await watching.communicate()
+
+
+async def test_register_for_as_long_as_a_command_runs(server: Running) -> None:
+    """UP meanwhile, with what the flags say; gone after it; the exit code is the command's."""
+    store, flags = server.registry.store, ["--version", "1.4", "--weight", "7", "--metadata", "zone=eu", "--url", "https://a/"]
+    command = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.readline(); sys.exit(7)"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "luna_grpc", "register", ID, *flags, "--", *command, stdin=PIPE, stdout=PIPE,
+        env={**clean_environment(), "LUNA_ADDRESS": f"127.0.0.1:{server.grpc_port}"},
+    )  # fmt: skip
+    assert await _line(process) == "ready"
+    registration = store.get(ID)
+    assert registration is not None
+    info = registration.instance.info
+    assert (registration.instance.up, info.version, info.weight, info.url, info.metadata) == (
+        True,
+        "1.4",
+        7,
+        "https://a/",
+        {"zone": "eu"},
+    )
+    await asyncio.wait_for(process.communicate(b"\n"), 30)
+    assert (process.returncode, store.get(ID)) == (7, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+async def test_register_passes_signals_on(server: Running, number: signal.Signals) -> None:
+    """And ends as the command does: here by the signal."""
+    program = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('ready', flush=True); time.sleep(60)"
+    process = await start("register", ID, "--", sys.executable, "-c", program, LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
+    assert await _line(process) == "ready"
+    process.send_signal(number)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, server.registry.store.get(ID)) == (128 + number, None)
+
+
+async def test_register_without_a_command(server: Running, stub: Stub) -> None:
+    """Until a signal; or until another process takes the id over, which it says."""
+    process = await start("register", ID, LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
+    assert await _line(process) == f"{ID} is registered; Ctrl-C ends it"
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, server.registry.store.get(ID)) == (0, None)
+    process = await start("register", ID, LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
+    await _line(process)
+    await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID), replace=True))
+    _, error = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert "another process has taken over" in error.decode()
+    assert server.registry.store.get(ID) is not None
+
+
+async def test_register_that_cannot(server: Running) -> None:
+    """No such command, one that is no program, no registry, a label that is none, an id that is none: each with its code."""
+    ended = await run("register", ID, "--", "no-such-command", server=server)
+    assert (ended.code, ended.error) == (127, "luna: there is no command no-such-command\n")
+    assert (await run("register", ID, "--", str(ROOT / "README.md"), server=server)).code == 126
+    assert server.registry.store.count() == 0
+    assert (await run("register", "nonsense", server=server)).code == 1
+    assert (await run("register", ID, "--metadata", "nonsense", server=server)).code == 2
+    assert (await run("register", ID, server=server, LUNA_AUTH_PASSWORD="wrong")).code == 77
+    assert (await run("register", ID, "--address", "127.0.0.1:1")).code == 69
 
 
 async def test_config_show() -> None:
