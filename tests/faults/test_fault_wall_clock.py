@@ -19,10 +19,13 @@ from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 from support import Stub, channel, luna, session
 
-TTL = soak(2.0, 6.0)
+TTL = soak(3.0, 6.0)
 HOUR = 3600
-ROOM = 0.5
+ROOM = 1.0
 """Seconds; by how much a busy machine may be late."""
+HELD = 4 * TTL + ROOM
+"""Seconds; how long a lease lasts at most when pauses of the server put off its end."""
+SILENT = "silent:localhost:1"
 CLOCKS = """
 import sys, time
 for _ in sys.stdin:
@@ -85,7 +88,7 @@ async def test_a_jump_blames_no_one(wall_clock: WallClock, record_property: Call
             fleet(_plan(server.grpc, server.rest)) as clients,
         ):
             stub = registry_pb2_grpc.RegistryStub(connection)
-            await clients.all_alive(0, 30)
+            registered = (await clients.all_alive(0, 30)).registered
             async with watching(stub) as watch, session(server.rest) as rest:
                 generations = [max(await _generations(stub, clients.plan.ids()))]
                 stopped = [await _jump(wall_clock, offset, stub, watch, clients, generations) for offset in (HOUR, -HOUR)]
@@ -100,10 +103,11 @@ async def test_a_jump_blames_no_one(wall_clock: WallClock, record_property: Call
                 shown = [each["last_heartbeat"] / 1000 - time.time() for each in listed if "put" in each["instanceId"]]
                 assert {round(each / 60) for each in shown} == {-60}
             seen = await clients.look(0)
-            assert seen.registered == len(clients.plan.ids())
+            assert seen.registered == registered
         assert complaints(log) == []
         # A monotonic clock that jumped would have been taken for a pause, in which nothing expires.
         assert max(_stalls(log), default=0) < HOUR / 2
+        assert max(stopped) <= _latest(log)
     sys.stdout.write(f"\nwhat went wrong for {len(clients.plan.ids())} instances: {dict(seen.troubles)}")
     measured(record_property, f"seconds to DOWN of who stopped, with a TTL of {TTL} s, over a jump forth and one back", *stopped)
 
@@ -121,19 +125,24 @@ async def _jump(wall_clock: WallClock, offset: int, stub: Stub, watch: Watch, cl
     registered, since = await register(stub, stopping), time.monotonic()
     wall_clock.set(offset)
     jumped = time.monotonic()
-    await watch.sees(stopping, lambda told: told.down, TTL + ROOM)
+    await watch.sees(stopping, lambda told: told.down, HELD)
     took = time.monotonic() - since
-    assert took >= TTL - 0.001
+    assert took >= TTL - 0.001  # the clock of the test is asked a little later
     # The same instances have been heard of since, by a clock that says something else.
     await clients.all_alive(jumped + TTL, 2 * TTL)
     for instance_id in clients.plan.ids():
         heard = seconds((await look_up(stub, instance_id)).last_heartbeat) - time.time()
         assert offset - TTL < heard <= offset + 1
     replaced = [await register(stub, stopping, replace=True) for _ in range(2)]
-    assert abs(seconds(replaced[-1].registered_at) - time.time() - offset) < ROOM
+    assert abs(seconds(replaced[-1].registered_at) - time.time() - offset) < 60
     generations += [each.generation for each in (registered, *replaced)]
     await asyncio.sleep(TTL)
     return took
+
+
+def _latest(log: IO[bytes]) -> float:
+    """Return for how many seconds a lease may have lasted: longer only on a machine so busy that the server stood still."""
+    return HELD if _stalls(log) else TTL + ROOM
 
 
 async def _generations(stub: Stub, ids: Iterable[str]) -> list[int]:
@@ -150,28 +159,33 @@ def _stalls(log: IO[bytes]) -> list[float]:
 async def test_a_state_file_outlives_a_jump(offset: int, wall_clock: WallClock, tmp_path: Path) -> None:
     """The clock jumps, the server is started again: no generation comes twice, and every lease lasts a full TTL from there."""
     flags = ("--lease-ttl", str(TTL), "--state-file", str(tmp_path / "state.db"), "--log-level", "warning")
-    async with luna(*flags, env=wall_clock.environment) as first, fleet(_plan(first.grpc, first.rest)) as clients:
-        await clients.all_alive(0, 30)
-        async with channel(first.grpc) as connection:
-            stub = registry_pb2_grpc.RegistryStub(connection)
-            generations = await _generations(stub, clients.plan.ids())
-            wall_clock.set(offset)
-            generations += [(await register(stub, "silent:localhost:1", replace=True)).generation for _ in range(3)]
-        rest_port, grpc_port = (address.rpartition(":")[2] for address in (first.rest, first.grpc))
-        assert await first.stop() == 0
-        ports = ("--port", rest_port, "--grpc-port", grpc_port)
-        async with luna(*flags, *ports, env=wall_clock.environment) as second, channel(second.grpc) as connection:
-            ready = time.time()
-            stub = registry_pb2_grpc.RegistryStub(connection)
-            async with watching(stub) as watch:
-                told = await watch.sees("silent:localhost:1", lambda told: told.down, TTL + 2 * ROOM)
-                assert told.at - ready >= TTL - ROOM
-                assert told.instance.status_reason == pb.STATUS_REASON_LEASE_EXPIRED
-                new = await register(stub, "new:localhost:1")
-                replaced = await register(stub, "silent:localhost:1")
-                await asyncio.sleep(TTL)
-                assert {told.id for told in watch.told if told.down} <= {"silent:localhost:1", "new:localhost:1"}
-            assert max(generations) < new.generation < replaced.generation
-            assert abs(seconds(replaced.registered_at) - ready - offset) < HOUR / 60
-            assert await _generations(stub, clients.plan.ids()) == generations[:-3]
-            assert (await clients.look(0)).registered == len(clients.plan.ids())
+    with tempfile.TemporaryFile() as log:
+        async with luna(*flags, env=wall_clock.environment) as first, fleet(_plan(first.grpc, first.rest)) as clients:
+            registered = (await clients.all_alive(0, 30)).registered
+            async with channel(first.grpc) as connection:
+                stub = registry_pb2_grpc.RegistryStub(connection)
+                kept = await _generations(stub, clients.plan.ids())
+                wall_clock.set(offset)
+                silent = [(await register(stub, SILENT, replace=True)).generation for _ in range(3)]
+            rest_port, grpc_port = (address.rpartition(":")[2] for address in (first.rest, first.grpc))
+            assert await first.stop() == 0
+            ports = ("--port", rest_port, "--grpc-port", grpc_port)
+            async with (
+                luna(*flags, *ports, env=wall_clock.environment, stderr=log.fileno()) as second,
+                channel(second.grpc) as connection,
+            ):
+                ready = time.time()
+                stub = registry_pb2_grpc.RegistryStub(connection)
+                async with watching(stub) as watch:
+                    told = await watch.sees(SILENT, lambda told: told.down, HELD)
+                    assert TTL - ROOM <= told.at - ready <= _latest(log)
+                    assert told.instance.status_reason == pb.STATUS_REASON_LEASE_EXPIRED
+                    new = [(await register(stub, SILENT, replace=True)).generation for _ in range(2)]
+                    assert abs(seconds((await look_up(stub, SILENT)).registered_at) - time.time() - offset) < 60
+                    await clients.all_alive(time.monotonic(), 4 * TTL)
+                    assert {told.id for told in watch.told if told.down} == {SILENT}
+                assert max(kept) < silent[0]
+                assert silent + new == sorted({*silent, *new})
+                assert await _generations(stub, clients.plan.ids()) == kept
+                assert (await clients.look(0)).registered == registered
+        assert complaints(log) == []
