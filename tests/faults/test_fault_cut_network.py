@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import inet_aton
-from typing import IO
 
 from aiohttp import ClientSession, UnixConnector
 from fleets import Fleet, Plan, fleet
@@ -56,10 +55,9 @@ app()
 class Seen:
     """What can be seen of a server from where its network is not cut."""
 
-    def __init__(self, server: Luna, rest: ClientSession, log: IO[bytes]) -> None:
+    def __init__(self, server: Luna, rest: ClientSession) -> None:
         self._server = server
         self._rest = rest
-        self._log = log
 
     async def statuses(self) -> Counter[str]:
         """Count the instances by their status."""
@@ -92,12 +90,13 @@ class Seen:
         return told[0], sum(1 for _ in Path(f"/proc/{self._server.pid}/fd").iterdir())
 
     def _tasks(self) -> list[int]:
-        self._log.seek(0)
-        return [json.loads(line)["tasks"] for line in self._log if b'"event": "tasks"' in line]
+        # Opened anew: with a file that it shares the server would write where this has read to.
+        log = Path(f"/proc/{self._server.pid}/fd/2").read_bytes()
+        return [json.loads(line)["tasks"] for line in log.splitlines() if b'"event": "tasks"' in line]
 
 
 @asynccontextmanager
-async def _near(server: Luna, ends: Cable, log: IO[bytes]) -> AsyncIterator[tuple[Watch, Seen]]:
+async def _near(server: Luna, ends: Cable) -> AsyncIterator[tuple[Watch, Seen]]:
     """Watch a server, and look at it, from within its namespace."""
     ports = [address.rpartition(":")[2] for address in (server.grpc, server.rest)]
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +114,7 @@ async def _near(server: Luna, ends: Cable, log: IO[bytes]) -> AsyncIterator[tupl
                 ClientSession("http://localhost", connector=UnixConnector(rest, force_close=True), headers=headers) as session,
                 watching(registry_pb2_grpc.RegistryStub(connection)) as watch,
             ):
-                yield watch, Seen(server, session, log)
+                yield watch, Seen(server, session)
         finally:
             relay.kill()
             await relay.communicate()
@@ -131,7 +130,7 @@ async def test_a_cut_network_heals(record_property: Callable[[str, object], None
     with cable() as ends, tempfile.TemporaryFile() as log:
         async with (
             luna(*flags, within=ends.at_server, program=("-c", COUNTING), stderr=log.fileno()) as server,
-            _near(server, ends, log) as (watch, seen),
+            _near(server, ends) as (watch, seen),
         ):
             await seen.statuses()
             held = await seen.held()
