@@ -51,6 +51,12 @@ LANGUAGES = {
         {"go": "Go 1.26 or later: https://go.dev/dl", "buf": "npm install --global @bufbuild/buf"},
         ("buf generate", "go build -o bin/ ./..."),
     ),
+    "rust": Language(
+        ("target/debug/worker",),
+        ("target/debug/watch",),
+        {"cargo": "Rust 1.88 or later: https://rustup.rs"},
+        ("cargo build --locked --quiet",),
+    ),
 }
 
 

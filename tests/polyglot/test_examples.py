@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import time
@@ -210,3 +211,5 @@ def test_the_typescript_programs_pass_their_type_check() -> None:
 def test_the_lock_files_name_no_place() -> None:
     """Everyone installs from the package registries of their own settings."""
     assert '"resolved"' not in (EXAMPLES / "typescript" / "package-lock.json").read_text()
+    sources = re.findall(r'^source = "(.*)"$', (EXAMPLES / "rust" / "Cargo.lock").read_text(), re.MULTILINE)
+    assert set(sources) == {"registry+https://github.com/rust-lang/crates.io-index"}
