@@ -36,6 +36,7 @@ class Language:
     build: tuple[str, ...] = ()
 
 
+_JAVA = ("java", "-cp", f"target/examples.jar{os.pathsep}target/libraries/*")
 LANGUAGES = {
     "python": Language((sys.executable, "worker.py")),
     "typescript": Language(
@@ -56,6 +57,12 @@ LANGUAGES = {
         ("target/debug/watch",),
         {"cargo": "Rust 1.88 or later: https://rustup.rs"},
         ("cargo build --locked --quiet",),
+    ),
+    "java": Language(
+        (*_JAVA, "example.Worker"),
+        (*_JAVA, "example.Watch"),
+        {"java": "JDK 17 or later", "mvn": "Maven 3.8 or later: https://maven.apache.org"},
+        ("mvn --batch-mode --quiet package",),
     ),
 }
 
