@@ -36,6 +36,7 @@ class Language:
     build: tuple[str, ...] = ()
 
 
+_NODE = "install Node.js 20 or later with npm: https://nodejs.org"
 _JAVA = ("java", "-cp", f"target/examples.jar{os.pathsep}target/libraries/*")
 LANGUAGES = {
     "python": Language((sys.executable, "worker.py")),
@@ -43,25 +44,25 @@ LANGUAGES = {
         # Without npm between us and the program, which would get our signals.
         ("node", "--import", "tsx", "grpc.ts"),
         ("node", "--import", "tsx", "watch.ts"),
-        {"node": "Node.js 20 or later with npm: https://nodejs.org", "npm": "Node.js 20 or later with npm: https://nodejs.org"},
+        {"node": _NODE, "npm": _NODE},
         ("npm ci --ignore-scripts --no-audit --no-fund", "npm run stubs"),
     ),
     "go": Language(
         ("bin/worker",),
         ("bin/watch",),
-        {"go": "Go 1.26 or later: https://go.dev/dl", "buf": "npm install --global @bufbuild/buf"},
+        {"go": "install Go 1.26 or later: https://go.dev/dl", "buf": "npm install --global @bufbuild/buf"},
         ("buf generate", "go build -o bin/ ./..."),
     ),
     "rust": Language(
         ("target/debug/worker",),
         ("target/debug/watch",),
-        {"cargo": "Rust 1.88 or later: https://rustup.rs"},
+        {"cargo": "install Rust 1.88 or later: https://rustup.rs"},
         ("cargo build --locked --quiet",),
     ),
     "java": Language(
         (*_JAVA, "example.Worker"),
         (*_JAVA, "example.Watch"),
-        {"java": "JDK 17 or later", "mvn": "Maven 3.8 or later: https://maven.apache.org"},
+        {"java": "install a JDK 17 or later: https://adoptium.net", "mvn": "install Maven 3.8 or later: https://maven.apache.org"},
         ("mvn --batch-mode --quiet package",),
     ),
 }
@@ -81,17 +82,22 @@ def rest_worker() -> Program:
 
 def built(language: str) -> None:
     """Build what there is in a language, with its usual tools. A test whose tools are missing is skipped; in CI it fails."""
+    needs(language)
     reason = _build(language)
     if reason:
         _skip(reason)
 
 
+def needs(language: str) -> None:
+    """Skip a test when the tools of a language are missing; in CI it fails."""
+    for tool, hint in LANGUAGES[language].tools.items():
+        if shutil.which(tool) is None:
+            _skip(f"{tool} is missing: {hint}")
+
+
 @cache
 def _build(language: str) -> str:
     """Build, once a run; return what went wrong."""
-    for tool, hint in LANGUAGES[language].tools.items():
-        if shutil.which(tool) is None:
-            return f"{tool} is missing: install {hint}"
     folder = EXAMPLES / language
     lock = os.open(folder, os.O_RDONLY)
     try:
