@@ -170,7 +170,7 @@ async def leaves_on_sigterm(stage: Stage) -> float:
     async with stage.registered() as process:
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        code = await _ended(process, TTL + ROOM)
+        code = await _ended(process, ROOM)
         took = time.monotonic() - start
         seen, _ = await stage.status()
     if (code, seen) != (0, None):
