@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import logging
-import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -16,12 +15,12 @@ from luna_grpc.client.errors import (
     AlreadyRegisteredError,
     ClientError,
     ConfigurationError,
-    ForkedError,
     StoppedError,
     UnavailableError,
 )
 from luna_grpc.client.held import Held
 from luna_grpc.client.outcome import Outcome
+from luna_grpc.client.ownprocess import OwnProcess
 from luna_grpc.client.runner import Runner, pool
 from luna_grpc.client.session import PATIENCE
 from luna_grpc.client.sigterm import SigtermHandler
@@ -100,7 +99,7 @@ class Registration:
         self._sigterm = SigtermHandler(self._leave_and_wait) if handle_sigterm else None
         self._state = State.STOPPED
         self._error: ClientError | None = None
-        self._pid: int | None = None  # of the process that has started it
+        self._process = OwnProcess()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._vitality: list[vitality.LoopPulse | vitality.HealthCheck] = []
 
@@ -150,13 +149,13 @@ class Registration:
             ForkedError: it was started by the parent of this process.
 
         """
-        self._check_process()
+        self._process.check(self.instance_id)
         self._leave_and_wait()
         self._over()
 
     async def stop_async(self) -> None:
         """Do what `stop` does."""
-        self._check_process()
+        self._process.check(self.instance_id)
         if self._state is not State.STOPPED:
             self._leave(self._drain)
             await self._ended.wait_async()
@@ -167,7 +166,7 @@ class Registration:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._is_ours:  # a child that leaves the block of its parent takes nothing back
+        if self._process.is_this:  # a child that leaves the block of its parent takes nothing back
             self.stop()
 
     async def __aenter__(self) -> Self:
@@ -175,7 +174,7 @@ class Registration:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._is_ours:
+        if self._process.is_this:
             await self.stop_async()
 
     # Meanwhile
@@ -193,7 +192,7 @@ class Registration:
             ForkedError: it was started by the parent of this process.
 
         """
-        self._check_process()
+        self._process.check(self.instance_id)
         return self._state
 
     @property
@@ -261,7 +260,7 @@ class Registration:
     # Inside
 
     def _begin(self) -> None:
-        self._check_process()
+        self._process.check(self.instance_id)
         if self._state not in {State.STOPPED, State.LOST}:
             raise AlreadyRegisteredError(f"{self.instance_id} is started already")
         if self._endpoint.tls is not None:
@@ -281,7 +280,7 @@ class Registration:
             self._state = State.STOPPED
             self._over()
             raise
-        self._pid = os.getpid()
+        self._process.begin()
         self._vitality = vitality.watch(self._held, self._runner, self._loop if self._tied else None, self._health)
 
     def _told(self, state: State, error: ClientError | None) -> None:
@@ -327,19 +326,8 @@ class Registration:
         if self._sigterm is not None:
             self._sigterm.uninstall()
 
-    @property
-    def _is_ours(self) -> bool:
-        return self._pid in {None, os.getpid()}
-
-    def _check_process(self) -> None:
-        if not self._is_ours:
-            raise ForkedError(
-                f"{self.instance_id} was registered by process {self._pid}, which keeps it; "
-                "this process was forked from it: make a Registration after the fork"
-            )
-
     def _check_running(self) -> None:
-        self._check_process()
+        self._process.check(self.instance_id)
         if self._state in {State.STOPPED, State.LOST}:
             raise StoppedError(f"{self.instance_id} is not registered: call start, or use it within `with`") from self._error
 

@@ -106,7 +106,7 @@ class Transport:
         stub = self._open(action.connection).stub
 
         def done(call: Any) -> None:  # noqa: ANN401 - the stubs do not know that it is a call and a future
-            code, message = _outcome(call)
+            code, message = outcome(call)
             if code == errors.OK:
                 response = call.result()
                 self._post(lambda _: self._session.registered(action.connection, instance_id, response))
@@ -120,7 +120,7 @@ class Transport:
         stub = self._open(action.connection).stub
 
         def done(call: Any) -> None:  # noqa: ANN401 - same
-            code, message = _outcome(call)
+            code, message = outcome(call)
             self._post(lambda now: self._session.deregistered(now, action.connection, instance_id, code, message))
 
         stub.Deregister.future(action.request, timeout=action.timeout, metadata=self._metadata).add_done_callback(done)
@@ -131,12 +131,13 @@ class Transport:
                 self._post(partial(self._answered, number, answer))
         except grpc.RpcError:
             pass  # the call tells how it ended
-        code, message = _outcome(call)
+        code, message = outcome(call)
         self._post(lambda now: self._session.ended(now, number, code, message))
 
     def _answered(self, number: int, answer: pb.StreamHeartbeatsResponse, now: float) -> None:
         self._session.answered(now, number, answer)
 
 
-def _outcome(call: Any) -> tuple[int, str]:  # noqa: ANN401 - same
+def outcome(call: Any) -> tuple[int, str]:  # noqa: ANN401 - same
+    """Return the google.rpc code and the words with which a call has ended."""
     return call.code().value[0], call.details() or ""
