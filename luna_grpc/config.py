@@ -25,8 +25,10 @@ _WORDS: Final = {
     "less_than_equal": "the most is {le}",
     "literal_error": "it must be {expected}",
 }
-# Read by the examples; a machine may run a worker and a server.
-_OTHER_NAMES: Final = frozenset({"LUNA_REST_URL", "LUNA_GRPC_ADDRESS"})
+# Read by clients; a machine may run a worker and a server.
+_OTHER_NAMES: Final = frozenset(
+    {"LUNA_ADDRESS", "LUNA_GRPC_ADDRESS", "LUNA_REST_URL", "LUNA_TLS_CA", "LUNA_TLS_CLIENT_CERT", "LUNA_TLS_CLIENT_KEY"}
+)
 
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list, written with commas."""

@@ -23,7 +23,7 @@ from luna_grpc.client.transport import outcome
 from luna_grpc.v1 import registry_pb2_grpc
 
 log: Final = logging.getLogger("luna_grpc.client")
-LONGEST: Final = 10.0
+LONGEST: Final = 5.0
 """The most seconds between two tries to reach the registry."""
 
 
