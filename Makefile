@@ -27,9 +27,10 @@ $(VENV)/ready-to-test: $(VENV)/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
-# The tests of faults and the fuzz tests in their long form, with the figures of docs/reliability.md; takes about half an hour, and nothing else should run.
+# The tests of faults, of clients and the fuzz tests in their long form, with the figures of docs/reliability.md; takes about half an
+# hour, and nothing else should run.
 soak: $(VENV)/ready-to-test
-	LUNA_SOAK=1 $(BIN)/pytest -s tests/faults tests/fuzz
+	LUNA_SOAK=1 $(BIN)/pytest -s tests/faults tests/fuzz tests/polyglot
 
 # All of it takes half an hour and writes bench/RESULTS.md; `make bench ONLY=quick` or ONLY=P3 shows a part. Needs wrk, h2load and
 # taskset (Debian: wrk nghttp2-client util-linux), and two cores with nothing else on them; etcd-server for the comparison with it.

@@ -11,29 +11,28 @@ SETTLE: Final = 0.02
 
 
 class InFlight:
-    """Counts the requests being handled: `with` around each."""
+    """Counts the requests being handled."""
 
     def __init__(self) -> None:
         self.draining = False
         """While True, every connection is to be closed after its next answer."""
-        self._count = 0
+        self.count = 0
+        """To be raised by one when a request begins; see `ended`."""
         self._idle = asyncio.Event()
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
-    def __enter__(self) -> None:
-        self._count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._count -= 1
-        if self.draining and not self._count:
+    def ended(self) -> None:
+        """Count one request less."""
+        self.count -= 1
+        if self.draining and not self.count:
             self._idle.set()
 
     async def drain(self) -> None:
         """Return when every request has been handled; no new connections are to be accepted meanwhile."""
         self.draining = True
         await asyncio.sleep(SETTLE)
-        while self._count:
+        while self.count:
             self._idle.clear()
             await self._idle.wait()

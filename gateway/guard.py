@@ -68,31 +68,20 @@ class Guard:
 
     def protect(self, action: Action, handler: Handler) -> Guarded:
         """Let a handler answer those who may do an action."""
-
-        async def admit(request: web.Request) -> User:
-            user = self._known(request) or await self._unknown(request)
-            user.check(action)
-            self._registry.check_loaded()
-            return user
-
-        return self._wrapped(handler, admit)
+        return self._wrapped(handler, self._known, action)
 
     def open(self, handler: Handler) -> Guarded:
         """Let a handler answer without credentials."""
 
-        async def admit(request: web.Request) -> User:
+        def known(request: web.Request) -> User:
             self._check_origin(request)
             return NOBODY
 
-        return self._wrapped(handler, admit)
+        return self._wrapped(handler, known)
 
     def probe(self, handler: Handler) -> Guarded:
         """Let a handler answer everyone, whatever the host is called."""
-
-        async def admit(_: web.Request) -> User:
-            return NOBODY
-
-        return self._wrapped(handler, admit)
+        return self._wrapped(handler, lambda _: NOBODY)
 
     async def user(self, request: web.Request) -> User:
         """Return the user behind a request.
@@ -121,16 +110,23 @@ class Guard:
         """Whether a browser asks for the cross-origin rules, which `open` adds to the answer."""
         return hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
 
-    def _wrapped(self, handler: Handler, admit: Callable[[web.Request], Awaitable[User]]) -> Guarded:
-        in_flight, origins = self.in_flight, self._origins
+    def _wrapped(self, handler: Handler, known: Callable[[web.Request], User | None], action: Action | None = None) -> Guarded:
+        in_flight, origins, registry = self.in_flight, self._origins, self._registry
 
         @wraps(handler)
         async def guarded(request: web.Request) -> web.Response:
-            with in_flight:
-                try:
-                    response = await handler(request, await admit(request))
-                except Exception as error:  # noqa: BLE001 - each kind has its answer
-                    response = self._refusal_of(request, error)
+            in_flight.count += 1
+            try:
+                user = known(request) or await self._unknown(request)
+                if action is not None:
+                    user.check(action)
+                    if registry.loading:
+                        registry.check_loaded()
+                response = await handler(request, user)
+            except Exception as error:  # noqa: BLE001 - each kind has its answer
+                response = self._refusal_of(request, error)
+            finally:
+                in_flight.ended()
             if origins:
                 self._allow_origin(request, response)
             if in_flight.draining:
@@ -142,7 +138,12 @@ class Guard:
     def _check_origin(self, request: web.Request) -> None:
         headers = request.headers
         if self._check_host:
-            self._refuse_foreign_host(headers.get(hdrs.HOST))
+            host = headers.get(hdrs.HOST)
+            if host is not None and self._is_foreign(host):  # who sends none is no browser
+                raise PermissionDeniedError(
+                    f"the Host name {shown(host)} is not answered to while the password is empty: set LUNA_AUTH_PASSWORD, "
+                    "or add the name to LUNA_ALLOWED_HOSTS"
+                )
         origin, site = headers.get(hdrs.ORIGIN), headers.get(_SITE)
         if origin is not None or site is not None:  # else it is no browser: they say at least one of them with every write
             self._refuse_foreign_write(request, origin, site)
@@ -150,14 +151,6 @@ class Guard:
     def _is_foreign_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         return not (is_loopback(name) or name.lower() in self._hosts or (self._addresses_too and _is_address(name)))
-
-    def _refuse_foreign_host(self, host: str | None) -> None:
-        if host is None or not self._is_foreign(host):  # who sends none is no browser
-            return
-        raise PermissionDeniedError(
-            f"the Host name {shown(host)} is not answered to while the password is empty: set LUNA_AUTH_PASSWORD, "
-            "or add the name to LUNA_ALLOWED_HOSTS"
-        )
 
     def _refuse_foreign_write(self, request: web.Request, origin: str | None, site: str | None) -> None:
         """Refuse what another site's page makes a browser send with the credentials that it remembers.

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Final, NoReturn
 import structlog
 import typer
 
-from luna_grpc import __version__, cli_users
+from luna_grpc import __version__, cli_config, cli_register, cli_registry, cli_users
 from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
 
 EXIT_CANNOT_START: Final = 1
 EXIT_USAGE: Final = 2
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -90,4 +90,8 @@ def _default(value: object) -> str:
 vars(serve)["__signature__"] = inspect.Signature(_options())
 serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _options()}
 app.command()(serve)
+app.add_typer(cli_registry.app)
+app.add_typer(cli_register.app)
+app.add_typer(cli_registry.instances, name="instances")
 app.add_typer(cli_users.app, name="user")
+app.add_typer(cli_config.app, name="config")

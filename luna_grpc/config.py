@@ -25,9 +25,17 @@ _WORDS: Final = {
     "less_than_equal": "the most is {le}",
     "literal_error": "it must be {expected}",
 }
-# Read by clients; a machine may run a worker and a server.
+# Read by the examples and by commands that ask a registry; a machine may run a worker and a server.
 _OTHER_NAMES: Final = frozenset(
-    {"LUNA_ADDRESS", "LUNA_GRPC_ADDRESS", "LUNA_REST_URL", "LUNA_TLS_CA", "LUNA_TLS_CLIENT_CERT", "LUNA_TLS_CLIENT_KEY"}
+    {
+        "LUNA_REST_URL",
+        "LUNA_GRPC_ADDRESS",
+        "LUNA_ADDRESS",
+        "LUNA_TLS",
+        "LUNA_TLS_CA",
+        "LUNA_TLS_CLIENT_CERT",
+        "LUNA_TLS_CLIENT_KEY",
+    }
 )
 
 Names = Annotated[tuple[str, ...], NoDecode]

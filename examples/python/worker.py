@@ -1,4 +1,7 @@
-"""A worker that keeps itself registered with Luna over gRPC, from its start until SIGTERM or Ctrl-C."""
+"""A worker that keeps itself registered with Luna over gRPC, from its start until SIGTERM or Ctrl-C.
+
+What it says of its health is the last line of its standard input: OK or DOWN.
+"""
 
 import asyncio
 import base64
@@ -49,11 +52,23 @@ class Worker:
     """One registration, and what the registry has said of it."""
 
     def __init__(self) -> None:
-        self.stopping = asyncio.Event()
+        self._stopping = False
+        self._woken = asyncio.Event()
+        self._health: pb.Status.ValueType = pb.STATUS_OK
         self._generation = 0  # of the registration that we hold; 0: none
         self._epoch = ""
         self._interval = 10.0  # until the registry names another
         self._attempts = 0  # since the last answer
+
+    def stop(self) -> None:
+        """Have `run` come to its end."""
+        self._stopping = True
+        self._woken.set()
+
+    def say(self, health: "pb.Status.ValueType") -> None:
+        """Tell the registry of the health: at once, or when it is back."""
+        self._health = health
+        self._woken.set()
 
     async def run(self) -> None:
         """Register and beat until told to stop, then deregister. A registry that is away is waited for.
@@ -62,7 +77,7 @@ class Worker:
             RefusedError: another try makes no sense.
 
         """
-        while not self.stopping.is_set():
+        while not self._stopping:
             try:
                 async with connect() as registry:
                     if not self._generation:
@@ -74,14 +89,14 @@ class Worker:
                 _raise_if_refused(error.code().value[0], error.details())
                 print(f"{error.details()}; trying again", file=sys.stderr)
             # Full jitter, or else all workers of a registry would come back to it at the same moment.
-            await self._stopped_within(random.uniform(0, min(self._interval, 0.5 * 2 ** min(self._attempts, 10))))  # noqa: S311
+            await self._woken_within(random.uniform(0, min(self._interval, 0.5 * 2 ** min(self._attempts, 10))))  # noqa: S311
             self._attempts += 1
         if self._generation:
             await self._deregister()
 
     async def _register(self, registry: Stub) -> None:
         # At our start, whoever has the id is most likely our own earlier run, and is replaced. Later on it is our successor.
-        instance = pb.Instance(instance_id=ID, version="1.0.0")
+        instance = pb.Instance(instance_id=ID, version="1.0.0", status=self._health)
         request = pb.RegisterRequest(instance=instance, replace=not self._epoch, owner=OWNER)
         answer = await registry.Register(request, metadata=CREDENTIALS, timeout=5)
         self._generation = answer.instance.generation
@@ -111,9 +126,14 @@ class Worker:
 
     async def _heartbeats(self) -> AsyncIterator[pb.StreamHeartbeatsRequest]:
         # The first message binds the stream to our generation: it renews no other. The end of this iterator half-closes it.
-        yield pb.StreamHeartbeatsRequest(heartbeats=[pb.HeartbeatRequest(instance_id=ID, generation=self._generation)])
-        while not await self._stopped_within(self._interval):
-            yield pb.StreamHeartbeatsRequest(instance_ids=[ID])
+        spoken = True
+        while not self._stopping:
+            if spoken:
+                heartbeat = pb.HeartbeatRequest(instance_id=ID, generation=self._generation, status=self._health)
+                yield pb.StreamHeartbeatsRequest(heartbeats=[heartbeat])
+            else:
+                yield pb.StreamHeartbeatsRequest(instance_ids=[ID])
+            spoken = await self._woken_within(self._interval)
 
     async def _deregister(self) -> None:
         try:
@@ -124,10 +144,15 @@ class Worker:
         except grpc.aio.AioRpcError as error:
             print(f"not deregistered, the lease will run out: {error.details()}", file=sys.stderr)
 
-    async def _stopped_within(self, seconds: float) -> bool:
+    async def _woken_within(self, seconds: float) -> bool:
+        """Wait, unless there is something to say or to stop; return whether there is."""
+        if self._stopping:
+            return True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        return self.stopping.is_set()
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        woken = self._woken.is_set()
+        self._woken.clear()
+        return woken
 
 
 def _raise_if_refused(code: int, message: str | None) -> None:
@@ -135,11 +160,22 @@ def _raise_if_refused(code: int, message: str | None) -> None:
         raise RefusedError(f"{REFUSALS[code]} ({message})")
 
 
+def listen(worker: Worker) -> None:
+    """Read a piece of the standard input, and pass its last word on."""
+    words = os.read(0, 1000).decode(errors="replace").split()
+    if not words:
+        asyncio.get_running_loop().remove_reader(0)  # nobody is there to say anything
+    elif words[-1] in {"OK", "DOWN"}:
+        worker.say(pb.Status.Value(f"STATUS_{words[-1]}"))
+
+
 async def main() -> int:
     """Run one worker; return the exit code."""
-    worker = Worker()
+    loop, worker = asyncio.get_running_loop(), Worker()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, worker.stopping.set)
+        loop.add_signal_handler(number, worker.stop)
+    with suppress(PermissionError):  # a file, or /dev/null
+        loop.add_reader(0, listen, worker)
     try:
         await worker.run()
     except RefusedError as error:

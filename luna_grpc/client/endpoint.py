@@ -90,7 +90,8 @@ class Endpoint:
 
 def _tls(env: Mapping[str, str]) -> Tls | None:
     found = Tls(*(env.get(f"LUNA_TLS_{name}", "") for name in ("CA", "CLIENT_CERT", "CLIENT_KEY")))
-    return None if found == Tls() else found
+    wanted = found != Tls() or env.get("LUNA_TLS", "").lower() in {"1", "true", "yes", "on"}
+    return found if wanted else None
 
 
 def _checked(address: str) -> str:

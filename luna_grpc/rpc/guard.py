@@ -109,7 +109,7 @@ class Guard:
 
         """
         peer = context.peer()
-        if not self._turns.is_due(peer):
+        if not self._turns.is_due():
             await self._turns.wait(peer)
         if action is None:
             return Actor(NOBODY, Door.GRPC, peer)
@@ -118,7 +118,8 @@ class Guard:
         if user is None:
             user = await self._unknown(authorization, context)
         user.check(action)
-        self._registry.check_loaded()
+        if self._registry.loading:
+            self._registry.check_loaded()
         return Actor(user, Door.GRPC, peer)
 
     async def _refuse(self, context: Context, handler: Callable[..., object], error: Exception) -> None:

@@ -63,8 +63,11 @@ class Message:
 class HeartbeatCall:
     """One call of StreamHeartbeats."""
 
-    def __init__(self, stream: HeartbeatStream, lease: pb.Lease, context: Context, refusals: Counter[str]) -> None:
-        """`refusals` counts the heartbeats that are refused, by their code."""
+    def __init__(self, stream: HeartbeatStream, lease: bytes, context: Context, refusals: Counter[str]) -> None:
+        """`lease` is a StreamHeartbeatsResponse that holds nothing else, as bytes; see `convert.event` for what it is joined with.
+
+        `refusals` counts the heartbeats that are refused, by their code.
+        """
         self._refusals = refusals
         self._stream = stream
         self._lease = lease
@@ -84,7 +87,8 @@ class HeartbeatCall:
         self._loop = asyncio.get_running_loop()
         self._rests_until = 0.0  # when the writer may answer again, by the loop's clock
         self._timer: asyncio.TimerHandle | None = None  # wakes the writer then
-        self._wake = asyncio.Event()
+        self._woken = False
+        self._waker: asyncio.Future[None] | None = None  # what the writer waits for
         self._told: asyncio.Future[None] | None = None  # waited for by a reader that has too much to tell
 
     async def run(self) -> None:
@@ -111,7 +115,7 @@ class HeartbeatCall:
     def end(self) -> None:
         """Ask the client to go elsewhere, and return after that."""
         self._ending = True
-        self._wake.set()
+        self._wake()
 
     def refuse(self, error: LunaError) -> None:
         """Take nothing more, and end the stream with an error."""
@@ -119,7 +123,7 @@ class HeartbeatCall:
         self._ending = True
         if self._reader is not None:
             self._reader.cancel()
-        self._wake.set()
+        self._wake()
 
     async def _read(self) -> None:
         try:
@@ -129,24 +133,13 @@ class HeartbeatCall:
                 await asyncio.wait(self._changes)
         finally:
             self._over = True
-            self._wake.set()
+            self._wake()
 
     async def _handle(self, request: pb.StreamHeartbeatsRequest) -> None:
         if request.HasField("options"):
             # A mistake here concerns no instance, so it cannot be a failure: it ends the call. See the proto.
             self._stream.on_disconnect = convert.on_disconnect(request.options.on_disconnect)
         message = Message(request.sequence)
-        await self._hear(request, message)
-        if self._unfinished:
-            self._merge()
-        self._unfinished.append(message)
-        self._finished()
-        while self._untold > MAX_FAILURES:
-            self._told = self._loop.create_future()
-            await self._told
-
-    async def _hear(self, request: pb.StreamHeartbeatsRequest, message: Message) -> None:
-        """Renew the leases that a message speaks of, and begin with what takes more than that."""
         for entries in _slices(request.heartbeats):
             for entry in entries:
                 self._hear_one(entry, message)
@@ -157,6 +150,14 @@ class HeartbeatCall:
                 self._begin(Beat(instance_id), message)
             if len(ids) == SLICE:
                 await asyncio.sleep(0)
+        if self._unfinished or message.changes:
+            self._merge()
+            self._unfinished.append(message)
+        else:
+            self._finished(message)
+        while self._untold > MAX_FAILURES:
+            self._told = self._loop.create_future()
+            await self._told
 
     def _hear_one(self, entry: pb.HeartbeatRequest, message: Message) -> None:
         self._stream.bind(entry.instance_id, entry.generation)
@@ -194,8 +195,8 @@ class HeartbeatCall:
             if not self._changing[beat.instance_id]:
                 del self._changing[beat.instance_id]
             message.changes -= 1
-            if not message.changes:
-                self._finished()
+            while self._unfinished and not self._unfinished[0].changes:
+                self._finished(self._unfinished.popleft())
 
     def _failed(self, message: Message, instance_id: str, error: LunaError) -> None:
         self._refusals[error.code] += 1
@@ -222,20 +223,21 @@ class HeartbeatCall:
         into.update(failures)
         self._untold -= before - len(into)
 
-    def _finished(self) -> None:
-        """Note how far all messages have been handled, and let the writer say so."""
-        while self._unfinished and not self._unfinished[0].changes:
-            message = self._unfinished.popleft()
-            self._handled = message.sequence
-            self._owed += message.count
-            if message.failures:
-                self._collect(message.failures, self._failures)
-            self._answer_soon()
+    def _finished(self, message: Message) -> None:
+        """Note that all messages up to this one have been handled, and let the writer say so."""
+        self._handled = message.sequence
+        self._owed += message.count
+        if message.failures:
+            self._collect(message.failures, self._failures)
+        if self._timer is None:
+            self._wake_after(self._rests_until - self._loop.time())
 
     async def _write(self) -> None:
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            if not self._woken:
+                self._waker = self._loop.create_future()
+                await self._waker
+            self._woken = False
             if self._refusal is not None:
                 raise self._refusal
             rest = REST if self._owed <= 1 else LONG_REST
@@ -243,37 +245,38 @@ class HeartbeatCall:
             # this write fails.
             last = self._over or self._ending
             if self._owed or self._failures or last:
-                await self._context.write(self._answer().SerializeToString())
+                await self._context.write(self._answer())
             if self._failures:
-                self._wake.set()
+                self._wake()
             elif last:
                 return
             elif not (self._over or self._ending):
                 self._rest(rest)
 
     def _rest(self, seconds: float) -> None:
-        self._wake.clear()
+        self._woken = False
         self._rests_until = self._loop.time() + seconds
         if self._owed and self._timer is None:  # messages came while the answer was on its way
             self._wake_after(seconds)
 
-    def _answer_soon(self) -> None:
-        if self._timer is None:
-            self._wake_after(self._rests_until - self._loop.time())
-
     def _wake_after(self, seconds: float) -> None:
         if seconds <= 0:
-            self._wake.set()
+            self._wake()
         else:
             self._timer = self._loop.call_later(seconds, self._rested)
 
+    def _wake(self) -> None:
+        self._woken = True
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+
     def _rested(self) -> None:
         self._timer = None
-        self._wake.set()
+        self._wake()
 
-    def _answer(self) -> pb.StreamHeartbeatsResponse:
+    def _answer(self) -> bytes:
         """Say what is to be said, or a part of it; the sequence goes on when nothing is left."""
-        answer = pb.StreamHeartbeatsResponse(lease=self._lease, reconnect=self._ending)
+        answer = pb.StreamHeartbeatsResponse(reconnect=self._ending)
         room = MAX_BYTES
         while self._failures and room > 0:
             _, failure = self._failures.popitem()
@@ -286,7 +289,7 @@ class HeartbeatCall:
             self._answered = self._handled
             self._owed = 0
         answer.sequence = self._answered
-        return answer
+        return self._lease + answer.SerializeToString()
 
 
 def _slices(things: Sequence[T]) -> Sequence[Sequence[T]]:

@@ -16,15 +16,17 @@ at this limit client and server do not always agree how many calls are over, and
 FREE_AFTER: Final = 5
 """Seconds after which another stream may have ended."""
 WINDOW: Final = 64
-"""Over how many calls it is counted who makes them."""
-MOST_OF_THEM: Final = 32
-ALONE_AFTER: Final = 1.0
-"""Seconds without a call from anyone else after which nobody need wait for them."""
+"""Over how many calls it is found out how thick they come."""
+THICK: Final = 2_000
+"""Calls a second from which on they are taken up together."""
+QUIET: Final = 16
+"""Rounds of the event loop without a call after which gRPC's core has none left to hand over: it hands over one in some four."""
+MOST_ROUNDS: Final = 1_000
+"""After so many of them there are turns in any case."""
+AT_A_TURN: Final = 12
+"""How many calls have their turn before the core is asked again."""
 PAUSE: Final = 0.001
-"""Seconds between two turns, and"""
-ROUNDS: Final = 8
-"""rounds of the event loop: gRPC hands over one call in some four of them, so more come in than have their turn."""
-AT_A_TURN: Final = 2
+"""Seconds that the core's threads have to themselves after a turn, when more than another turn's calls wait."""
 
 
 def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
@@ -93,38 +95,38 @@ def _less(counter: Counter[str], key: str) -> None:
 
 
 class Turns:
-    """Lets the calls of a connection that makes most of all calls wait while others' are answered.
+    """Takes calls up together when they come thick, and those of each connection in turn.
 
     gRPC's core hands calls over in the order in which they came, one at a time, and whoever has 2,000 under way has them in that
-    queue in front of everybody's next one. So the calls of such a connection are taken out of the queue and kept here; a few at a
-    time have their turn, and in between the queue in the core runs empty. Who is alone never waits.
+    queue in front of everybody's next one. So calls are taken out of it and kept here until it is empty; then a few have their
+    turn, of all connections alike. It is also faster by a quarter: this thread and the core's take each other's place less often.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._came: dict[str, int] = {}  # calls of each connection, of the last few of all
+        self._thick = False
         self._left = WINDOW
-        self._shared_until = 0.0  # until when it matters to someone else what a connection makes
+        self._began = self._loop.time()
+        self._came = 0
+        self._count = 0  # how many wait
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the connection whose turn is next comes first
         self._giving: asyncio.Task[None] | None = None
 
-    def is_due(self, peer: str) -> bool:
+    def is_due(self) -> bool:
         """Count a call, and return whether it can be answered at once; else it has to `wait`."""
-        if not self._left:
-            self._count_anew()
         self._left -= 1
-        came = self._came[peer] = self._came.get(peer, 0) + 1
-        return peer not in self._waiting and (came <= MOST_OF_THEM or self._loop.time() > self._shared_until)
-
-    def _count_anew(self) -> None:
-        if len(self._came) > 1:
-            self._shared_until = self._loop.time() + ALONE_AFTER
-        self._came.clear()
-        self._left = WINDOW
+        if not self._left:
+            self._left = WINDOW
+            now = self._loop.time()
+            self._thick = (now - self._began) * THICK < WINDOW
+            self._began = now
+        return not self._thick
 
     async def wait(self, peer: str) -> None:
         """Return when it is the turn of this call."""
         turn = self._loop.create_future()
+        self._came += 1
+        self._count += 1
         self._waiting.setdefault(peer, deque()).append(turn)
         if self._giving is None or self._giving.done():
             self._giving = self._loop.create_task(self._give_turns())
@@ -132,19 +134,29 @@ class Turns:
 
     async def _give_turns(self) -> None:
         while self._waiting:
-            await asyncio.sleep(PAUSE)
-            for _ in range(ROUNDS):
-                await asyncio.sleep(0)
-            alone = self._loop.time() > self._shared_until
+            await self._handed_over()
             given = 0
-            while self._waiting and (alone or given < AT_A_TURN):
+            while self._waiting and given < AT_A_TURN:
                 given += self._give_turn()
+            if self._count > AT_A_TURN:
+                await asyncio.sleep(PAUSE)
+
+    async def _handed_over(self) -> None:
+        """Return when the core has no more calls to hand over, or has been doing it for long."""
+        quiet = 0
+        for _ in range(MOST_ROUNDS):
+            came = self._came
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if came == self._came else 0
+            if quiet == QUIET:
+                break
 
     def _give_turn(self) -> bool:
         """Let the next one be answered; return whether there was one, and the call was not cancelled."""
         peer, line = next(iter(self._waiting.items()))
         del self._waiting[peer]
         turn = line.popleft()
+        self._count -= 1
         if line:
             self._waiting[peer] = line
         if turn.done():

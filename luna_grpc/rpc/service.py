@@ -34,6 +34,8 @@ class RegistryService:
         self._listing = OneAtATime()
         self._catching_up = OneAtATime()
         self._lease = convert.lease(registry.policy, registry.store.epoch)
+        # What every answer of a heartbeat stream begins with.
+        self._answered = pb.StreamHeartbeatsResponse(lease=self._lease).SerializeToString()
         self._heard = pb.HeartbeatResponse(lease=self._lease)  # the answer to every heartbeat that comes in a call of its own
         self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
         self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
@@ -78,7 +80,7 @@ class RegistryService:
     async def stream_heartbeats(self, actor: Actor, context: Context) -> None:
         """Serve StreamHeartbeats."""
         stream = HeartbeatStream(self._registry, actor, self._settings.max_instances_per_stream)
-        call = HeartbeatCall(stream, self._lease, context, self._refusals)
+        call = HeartbeatCall(stream, self._answered, context, self._refusals)
         with self.heartbeat_streams.opened(call, actor):
             await call.run()
 

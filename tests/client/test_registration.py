@@ -20,6 +20,13 @@ from luna_grpc.client import OnDisconnect, Registration, State, Status
 from support import Luna, luna, session
 
 
+@pytest.fixture
+async def server() -> AsyncIterator[Luna]:
+    """Run a server with short leases in a process of its own."""
+    async with luna("--lease-ttl", str(TTL)) as server:
+        yield server
+
+
 @asynccontextmanager
 async def either(face: str, registration: Registration) -> AsyncIterator[Registration]:
     """Use a registration by `with` in a thread, or by `async with`."""

@@ -6,15 +6,23 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
-from seen import PATIENCE, restarted, until
+from seen import PATIENCE, TTL, restarted, until
 
 from luna_grpc import client
 from luna_grpc.client import Registration, ServiceResolver, Status
-from support import Luna
+from support import Luna, luna
 
 IDS = [f"orders:localhost:{port}" for port in (1, 2, 3)]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Luna]:
+    """Run a server with short leases in a process of its own."""
+    async with luna("--lease-ttl", str(TTL)) as server:
+        yield server
 
 
 def ids(resolver: ServiceResolver, name: str = "orders") -> list[str]:

@@ -23,6 +23,17 @@ from support import Stub, channel, instance_json
 
 FIRST_WAIT: Final = 0.5
 """Seconds; the most that a client waits before its second attempt."""
+PATIENCE: Final = 5.0
+"""Seconds; the longest that a request may take, and it may take no longer than an interval."""
+CONNECTING: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # This is how long an attempt to connect may take, whatever its name says.
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5000),
+)
+"""The clients wait for a random time themselves; their connections need not wait much longer on top."""
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.StreamHeartbeatsRequest, pb.StreamHeartbeatsResponse]"
 AT_ONCE: Final = 50
 """Registrations of one client that are under way at a time."""
@@ -188,15 +199,16 @@ class RestClient(Client):
     def __init__(self, session: ClientSession, instance_id: str, *, every: float) -> None:
         super().__init__(every)
         self._session = session
+        self._timeout = ClientTimeout(min(PATIENCE, self.every))
         self._path = INSTANCES + instance_id
         self._body = instance_json(instance_id)
 
     async def _attempt(self) -> None:
         while True:
-            async with self._session.put(self._path, json=self._body, timeout=ClientTimeout(5)) as answer:
+            async with self._session.put(self._path, json=self._body, timeout=self._timeout) as answer:
                 status = answer.status
             if status == 404:
-                async with self._session.post(self._path, json=self._body, timeout=ClientTimeout(5)) as answer:
+                async with self._session.post(self._path, json=self._body, timeout=self._timeout) as answer:
                     status = answer.status
                 self.registered += status == 201
             if status not in {200, 201}:
@@ -211,7 +223,7 @@ def own_connection(address: str) -> Connect:
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[Stub]:
-        async with channel(address) as connection:
+        async with channel(address, options=CONNECTING) as connection:
             yield registry_pb2_grpc.RegistryStub(connection)
 
     return connect

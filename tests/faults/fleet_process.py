@@ -1,41 +1,57 @@
-"""Many stream clients in a process of its own, which ends with its input.
+"""Many clients in a process of its own, which ends with its input.
 
 Each line of the input is a moment, in monotonic seconds; the answer, a line of JSON, says how the clients have been since then.
 
-Usage: fleet_process.py ADDRESS CONNECTIONS STREAMS. Each connection has so many streams, of one instance each.
+Usage: fleet_process.py PLAN, which is a `fleets.Plan` as JSON.
 """
 
 import asyncio
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Final
 
 import fleet
+from aiohttp import ClientSession, TCPConnector
+from fleets import Plan
 
 from luna_grpc.v1 import registry_pb2_grpc
-from support import channel
-
-RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 1000))
-"""The clients wait for a random time themselves; their connections need not wait much longer on top."""
+from support import basic, channel
 
 
-async def main(address: str, connections: int, streams: int) -> None:
+async def main(plan: Plan) -> None:
     """Run the clients."""
-    clients: list[fleet.StreamClient] = []
     async with AsyncExitStack() as stack:
-        for number in range(connections):
-            stub = registry_pb2_grpc.RegistryStub(await stack.enter_async_context(channel(address, options=RECONNECT)))
-            ids = [f"fleet-{number}:localhost:{port + 1}" for port in range(streams)]
-            clients += [fleet.StreamClient(fleet.shared_connection(stub), [instance_id]) for instance_id in ids]
+        clients = [*await _over_grpc(plan, stack), *await _over_rest(plan, stack)]
         await stack.enter_async_context(fleet.running(clients))
         while line := await asyncio.to_thread(sys.stdin.readline):
             sys.stdout.write(json.dumps(_seen(clients, float(line))) + "\n")
             sys.stdout.flush()
 
 
-def _seen(clients: list[fleet.StreamClient], since: float) -> dict[str, object]:
+async def _over_grpc(plan: Plan, stack: AsyncExitStack) -> list[fleet.Client]:
+    clients: list[fleet.Client] = []
+    for streams in plan.streamed():
+        if plan.anew:
+            connect = fleet.own_connection(plan.grpc)
+        else:
+            connection = await stack.enter_async_context(channel(plan.grpc, options=fleet.CONNECTING))
+            connect = fleet.shared_connection(registry_pb2_grpc.RegistryStub(connection))
+        clients += [fleet.StreamClient(connect, ids, on_disconnect=plan.on_disconnect) for ids in streams]
+    return clients
+
+
+async def _over_rest(plan: Plan, stack: AsyncExitStack) -> list[fleet.Client]:
+    if not plan.put():
+        return []
+    connector = TCPConnector(limit=0)  # they are clients of their own, and wait for no other
+    session = ClientSession(plan.rest, headers={"Authorization": basic()}, connector=connector)
+    await stack.enter_async_context(session)
+    return [fleet.RestClient(session, instance_id, every=plan.every) for instance_id in plan.put()]
+
+
+def _seen(clients: Sequence[fleet.Client], since: float) -> dict[str, object]:
     return {
         "alive": sum(client.alive_at > since for client in clients),
         "registered": sum(client.registered for client in clients),
@@ -44,4 +60,4 @@ def _seen(clients: list[fleet.StreamClient], since: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(Plan(**json.loads(sys.argv[1]))))

@@ -3,17 +3,21 @@
 import asyncio
 import os
 import signal
+import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import grpc
 from aiohttp import ClientSession
-from harness import INSTANCES, measured, register, watching
+from fleets import Fleet, Plan, fleet
+from harness import INSTANCES, Watch, complaints, measured, register, soak, watching
 
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import Stub, channel, luna, session
+from support import Luna, Stub, channel, luna, session
 
 TTL = 1.0
 EVERY = 0.25
@@ -106,3 +110,67 @@ async def _freeze(freezes: list[float], record: Callable[[str, object], None]) -
                     "stopping": "DOWN",
                 }
                 assert len(services["streamed"]["instances"]) + len(services["put"]["instances"]) == 200
+
+
+FLEET_TTL, STOP = soak((1.5, 4.5), (20.0, 60.0))
+"""Seconds: of the leases, and for how long the registry is stopped."""
+STREAMS, PUTS = soak((5, 40), (40, 200))
+OF_A_STREAM = 20
+"""Instances."""
+SLACK = 0.05
+"""What a heartbeat through REST gets on top, as a share of the TTL."""
+
+
+async def test_a_frozen_registry_blames_no_fleet(record_property: Callable[[str, object], None]) -> None:
+    """Clients that meanwhile open streams and connections again and again stay OK; those that were killed meanwhile go DOWN.
+
+    They are processes of their own that behave as the proto says. What they sent while nobody listened is there all at once when
+    the registry wakes up, most of it on connections that were given up long before.
+    """
+    with tempfile.TemporaryFile() as log:
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(luna("--lease-ttl", str(FLEET_TTL), stderr=log.fileno()))
+            stay = Plan(
+                server.grpc,
+                STREAMS,
+                instances=OF_A_STREAM,
+                name="staying",
+                anew=True,
+                rest=server.rest,
+                puts=PUTS,
+                every=FLEET_TTL / 3,
+            )
+            staying = await stack.enter_async_context(fleet(stay))
+            go = replace(stay, connections=STREAMS // 5, puts=PUTS // 5, name="stopping")
+            stopping = await stack.enter_async_context(fleet(go))
+            registered, _ = [seen.registered for seen in await asyncio.gather(staying.all_alive(0, 60), stopping.all_alive(0, 60))]
+            stub = registry_pb2_grpc.RegistryStub(await stack.enter_async_context(channel(server.grpc)))
+            watch = await stack.enter_async_context(watching(stub))
+            await _stop_and_blame_the_killed(server, watch, staying, stopping, record_property)
+            assert (await staying.look(0)).registered == registered
+        assert complaints(log) == []
+
+
+async def _stop_and_blame_the_killed(
+    server: Luna, watch: Watch, staying: Fleet, stopping: Fleet, record: Callable[[str, object], None]
+) -> None:
+    """Stop the registry, kill a fleet meanwhile, and see who is DOWN after that."""
+    os.kill(server.pid, signal.SIGSTOP)
+    await asyncio.sleep(STOP / 2)
+    await stopping.kill()
+    await asyncio.sleep(STOP / 2)
+    woken, awake = time.time(), time.monotonic()
+    os.kill(server.pid, signal.SIGCONT)
+    within = FLEET_TTL * (1 + SLACK) + 1
+    downs = [await watch.sees(instance_id, lambda told: told.down, within) for instance_id in sorted(stopping.plan.ids())]
+    waits = [told.at - woken for told in downs]
+    measured(record, f"seconds from waking up after {STOP} s to DOWN of {len(downs)} that were killed", *waits)
+    assert min(waits) >= FLEET_TTL
+    # Whoever was forgotten when the hold was over would be DOWN by now.
+    await asyncio.sleep(woken + 2 * FLEET_TTL + 1 - time.time())
+    seen = await staying.all_alive(awake, FLEET_TTL / 3)
+    sys.stdout.write(f"what went wrong for {len(staying.plan.ids())} instances that stayed: {dict(seen.troubles)}\n")
+    assert {told.id for told in watch.told if told.down} == stopping.plan.ids()
+    async with session(server.rest) as rest, rest.get("/registry/v1/services/json") as answer:
+        listed = {each["instanceId"]: each["status"] for service in await answer.json() for each in service["instances"]}
+    assert listed == dict.fromkeys(staying.plan.ids(), "OK") | dict.fromkeys(stopping.plan.ids(), "DOWN")

@@ -1,97 +1,39 @@
 """The programs in `examples/`, run as people run them, against real servers."""
 
 import asyncio
-import fcntl
-import json
 import os
-import shlex
-import shutil
+import re
 import signal
 import subprocess
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from programs import EXAMPLES, LANGUAGES, Program, built, grpc_worker, rest_worker
+from proxy import standing_before
 
 from luna_grpc.v1 import registry_pb2 as pb
 from support import instance_json, luna, session
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TYPESCRIPT = EXAMPLES / "typescript"
 TTL = 3.0
 PATIENCE = 20.0
 """Seconds until a wait has failed: far more than anything should take, for machines that are busy."""
 
 
-@dataclass(frozen=True)
-class Program:
-    """One of the examples."""
-
-    command: tuple[str, ...]
-    folder: Path
-    instance_id: str
-    speaks_grpc: bool
-
-
-PYTHON = Program((sys.executable, "worker.py"), EXAMPLES / "python", "orders-python:localhost:8080", speaks_grpc=True)
-
-
-@pytest.fixture(scope="session")
-def node_packages() -> dict[str, str]:
-    """Install what the TypeScript examples need, and return the scripts of their package.json."""
-    if not _has_node():
-        reason = "install Node.js 20 or later with npm (https://nodejs.org) to run the TypeScript examples"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    lock_file = TYPESCRIPT / "package-lock.json"
-    installed = TYPESCRIPT / "node_modules" / ".package-lock.json"  # npm writes it last
-    with lock_file.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be installing
-        if not installed.exists() or installed.stat().st_mtime < lock_file.stat().st_mtime:
-            done = subprocess.run(
-                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=TYPESCRIPT, check=False, capture_output=True, text=True, timeout=300,
-            )  # fmt: skip
-            if done.returncode != 0:
-                reason = f"npm ci in examples/typescript failed; once it works there, these tests run:\n{done.stdout}{done.stderr}"
-                assert "CI" not in os.environ, reason
-                pytest.skip(reason)
-    scripts: dict[str, str] = json.loads((TYPESCRIPT / "package.json").read_text())["scripts"]
-    return scripts
-
-
-def _has_node() -> bool:
-    if not (shutil.which("node") and shutil.which("npm")):
-        return False
-    version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
-    return int(version.removeprefix("v").partition(".")[0]) >= 20
-
-
-def _typescript(script: str, scripts: dict[str, str]) -> Program:
-    # Without npm between us and the program, which would get our signals.
-    command = tuple(shlex.split(scripts[script]))
-    return Program(command, TYPESCRIPT, f"orders-{script}:localhost:8080", speaks_grpc=script == "grpc")
-
-
-@pytest.fixture(params=["python", "typescript rest", "typescript grpc"])
+@pytest.fixture(params=[*LANGUAGES, "typescript rest"])
 def program(request: pytest.FixtureRequest) -> Program:
-    """Return each of the examples, ready to be run."""
-    language, _, script = request.param.partition(" ")
-    return PYTHON if language == "python" else _typescript(script, request.getfixturevalue("node_packages"))
+    """Return each of the workers, built."""
+    return rest_worker() if request.param == "typescript rest" else grpc_worker(request.param)
 
 
-@pytest.fixture(params=["python", "typescript"])
+@pytest.fixture(params=LANGUAGES)
 def grpc_program(request: pytest.FixtureRequest) -> Program:
-    """Return each of the examples that speak gRPC, ready to be run."""
-    return PYTHON if request.param == "python" else _typescript("grpc", request.getfixturevalue("node_packages"))
+    """Return each of the workers that speak gRPC, built."""
+    return grpc_worker(request.param)
 
 
 @asynccontextmanager
@@ -108,7 +50,7 @@ async def _running(
         "INSTANCE_ID": program.instance_id,
     }
     process = await asyncio.create_subprocess_exec(
-        *program.command, cwd=program.folder, env=os.environ | settings, stdout=PIPE, stderr=stderr
+        *program.command, cwd=program.folder, env=os.environ | settings, stdin=DEVNULL, stdout=PIPE, stderr=stderr
     )
     try:
         yield process
@@ -150,36 +92,6 @@ async def _until(condition: Callable[[dict[str, Any]], bool], rest: ClientSessio
 
 def _is_ok(instance: dict[str, Any]) -> bool:
     return instance.get("status") == "OK"
-
-
-@asynccontextmanager
-async def _proxy(address: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """Stand before a server; yield the address, and what lets the connections of the moment fall silent without closing them."""
-    host, _, port = address.rpartition(":")
-    sinks: set[asyncio.StreamWriter] = set()
-    silent: set[asyncio.StreamWriter] = set()
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await source.read(65536):
-                if sink not in silent:
-                    sink.write(data)
-        sink.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(host, int(port))
-        sinks.update((writer, server_writer))
-        tasks.update((asyncio.create_task(pump(reader, server_writer)), asyncio.create_task(pump(server_reader, writer))))
-
-    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}", lambda: silent.update(sinks)
-    finally:
-        listener.close()
-        for sink in sinks:
-            sink.close()
-        await asyncio.gather(*tasks)
 
 
 async def test_a_program_stays_registered_until_it_is_told_to_stop(program: Program) -> None:
@@ -247,13 +159,13 @@ async def test_a_program_leaves_a_connection_that_has_fallen_silent(program: Pro
     async with (
         luna("--lease-ttl", str(ttl)) as server,
         session(server.rest) as rest,
-        _proxy(server.rest.removeprefix("http://")) as (rest_address, silence_rest),
-        _proxy(server.grpc) as (grpc_address, silence_grpc),
-        _running(program, f"http://{rest_address}", grpc_address, ttl=ttl) as process,
+        standing_before(server.rest.removeprefix("http://")) as rest_proxy,
+        standing_before(server.grpc) as grpc_proxy,
+        _running(program, f"http://{rest_proxy.address}", grpc_proxy.address, ttl=ttl) as process,
     ):
         await _until(lambda instance: _age_at_last_heartbeat(instance) > ttl / 4, rest, program, PATIENCE)
-        silence_rest()
-        silence_grpc()
+        rest_proxy.silence()
+        grpc_proxy.silence()
         # By then what was on its way has arrived.
         settled = time.time_ns() // 1_000_000 + 200
         await _until(lambda instance: instance["last_heartbeat"] > settled, rest, program, PATIENCE)
@@ -272,12 +184,12 @@ async def test_a_program_that_was_replaced_ends(grpc_program: Program, meanwhile
     async with (
         luna("--lease-ttl", str(TTL)) as server,
         session(server.rest) as rest,
-        _proxy(server.grpc) as (grpc_address, silence),
-        _running(grpc_program, server.rest, grpc_address, stderr=PIPE) as process,
+        standing_before(server.grpc) as proxy,
+        _running(grpc_program, server.rest, proxy.address, stderr=PIPE) as process,
     ):
         assert await _line(process) == f"registered {grpc_program.instance_id}"
         if meanwhile == "cut off":
-            silence()
+            proxy.silence()
         channel, stub = server.stub()
         async with channel:
             await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=grpc_program.instance_id), replace=True))
@@ -287,16 +199,17 @@ async def test_a_program_that_was_replaced_ends(grpc_program: Program, meanwhile
         assert _is_ok(await _instance(rest, grpc_program))
 
 
-def test_the_typescript_programs_pass_their_type_check(node_packages: dict[str, str]) -> None:
+def test_the_typescript_programs_pass_their_type_check() -> None:
     """They are strictly typed; running them would not show it."""
-    path = os.environ["PATH"]
-    env = os.environ | {"PATH": f"{TYPESCRIPT / 'node_modules' / '.bin'}{os.pathsep}{path}"}
+    built("typescript")
     done = subprocess.run(
-        shlex.split(node_packages["check"]), cwd=TYPESCRIPT, env=env, check=False, capture_output=True, text=True, timeout=120
+        ["npm", "run", "check"], cwd=EXAMPLES / "typescript", check=False, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_lock_file_names_no_registry() -> None:
-    """Everyone installs from the package registry of their own settings."""
-    assert '"resolved"' not in (TYPESCRIPT / "package-lock.json").read_text()
+def test_the_lock_files_name_no_place() -> None:
+    """Everyone installs from the package registries of their own settings."""
+    assert '"resolved"' not in (EXAMPLES / "typescript" / "package-lock.json").read_text()
+    sources = re.findall(r'^source = "(.*)"$', (EXAMPLES / "rust" / "Cargo.lock").read_text(), re.MULTILINE)
+    assert set(sources) == {"registry+https://github.com/rust-lang/crates.io-index"}

@@ -262,38 +262,52 @@ async def test_calls_that_never_say_anything_are_bounded(monkeypatch: pytest.Mon
         await stub.ListServices(pb.ListServicesRequest())
 
 
-async def test_who_calls_most_waits_while_others_call() -> None:
-    """Beyond half of the last calls; who is alone never waits, and in the end all have their turn."""
+async def test_calls_wait_only_while_they_come_thick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then all of them wait for a turn, in the end all have one, and those that were given up take none."""
+    monkeypatch.setattr(limits, "THICK", 1e12)
     turns = Turns()
-    for _ in range(3 * limits.WINDOW):
-        assert turns.is_due("much")
-    for peer in ["little"] + ["much"] * (limits.WINDOW - 1):
-        assert turns.is_due(peer)
-    due = [turns.is_due("much") for _ in range(limits.MOST_OF_THEM + 2)]
-    assert due == [True] * limits.MOST_OF_THEM + [False] * 2
-    waiting = [asyncio.create_task(turns.wait("much")) for _ in range(20)]
-    waiting[3].cancel()
+    assert all(turns.is_due() for _ in range(3 * limits.WINDOW))
+    monkeypatch.setattr(limits, "THICK", 0)
+    assert [turns.is_due() for _ in range(limits.WINDOW + 1)] == [True] * (limits.WINDOW - 1) + [False] * 2
+    waiting = [asyncio.create_task(turns.wait("peer")) for _ in range(20)]
     await asyncio.sleep(0)
-    assert turns.is_due("little")
-    assert not turns.is_due("much")
+    waiting[3].cancel()
     outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
     assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [asyncio.CancelledError] + [type(None)] * 16
-    assert turns._waiting == {}
+    assert (turns._waiting, turns._count) == ({}, 0)
+    monkeypatch.setattr(limits, "THICK", 1e12)
+    assert [turns.is_due() for _ in range(limits.WINDOW)][-1]
 
 
 async def test_turns_go_round() -> None:
     """Who has one call waiting does not wait for all those of another."""
     turns = Turns()
-    turns._shared_until = turns._loop.time() + 100
     order: list[str] = []
 
     async def wait(peer: str) -> None:
         await turns.wait(peer)
         order.append(peer)
 
-    await asyncio.wait_for(asyncio.gather(*(wait("much") for _ in range(8)), wait("little")), 20)
-    assert order.index("little") <= 2
-    assert len(order) == 9
+    await asyncio.wait_for(asyncio.gather(*(wait("much") for _ in range(3 * limits.AT_A_TURN)), wait("little")), 20)
+    assert order.index("little") < limits.AT_A_TURN
+    assert len(order) == 3 * limits.AT_A_TURN + 1
+
+
+async def test_turns_come_while_calls_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that come without an end do not keep those that wait from their turn."""
+    monkeypatch.setattr(limits, "MOST_ROUNDS", 50)
+    turns = Turns()
+    more: list[asyncio.Task[None]] = []
+
+    async def come() -> None:
+        while True:
+            more.append(asyncio.create_task(turns.wait("much")))
+            await asyncio.sleep(0)
+
+    coming = asyncio.create_task(come())
+    await asyncio.wait_for(turns.wait("little"), 20)
+    coming.cancel()
+    await asyncio.gather(*more)
 
 
 async def test_a_flood_of_calls_keeps_nobody_else_waiting_for_all_of_it(server: Running, stub: Stub) -> None:

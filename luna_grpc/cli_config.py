@@ -1,0 +1,47 @@
+"""`luna config show`: with which settings a server would run from here, and where each comes from."""
+
+import os
+from typing import Annotated, Any, Final
+
+import typer
+
+from luna_grpc import cli_output
+from luna_grpc.cli_connection import fail
+from luna_grpc.cli_output import Output
+from luna_grpc.config import ConfigError, Settings, flag, load, variable
+
+EXIT_USAGE: Final = 2
+
+app = typer.Typer(no_args_is_help=True, help="The settings of luna serve.")
+
+
+@app.command(epilog="Exit codes: 0 all settings are right, 2 one is wrong.")
+def show(*, output: Annotated[Output, typer.Option("-o", "--output", help="table, wide or json.")] = Output.TABLE) -> None:
+    """Show the settings that luna serve would run with here, without flags of its own, and where each value comes from.
+
+    Example: LUNA_PORT=8080 luna config show
+    """
+    try:
+        settings = load({})
+    except ConfigError as error:
+        fail(error, EXIT_USAGE)
+    rows = [_row(settings, name) for name in Settings.model_fields]
+    if output is Output.JSON:
+        cli_output.as_json([dict(zip(("variable", "flag", "value", "from", "meaning"), row, strict=True)) for row in rows])
+        return
+    columns = ["VARIABLE", "FLAG", "VALUE", "FROM", "MEANING"]
+    shown = len(columns) if output is Output.WIDE else 4
+    cli_output.table(columns[:shown], [row[:shown] for row in rows])
+
+
+def _row(settings: Settings, name: str) -> list[str]:
+    # An empty variable counts as none; Settings remembers what it was given.
+    given = name in settings.model_fields_set
+    where = "environment" if given and variable(name) in os.environ else "default"
+    return [variable(name), flag(name), _shown(getattr(settings, name)), where, Settings.model_fields[name].description or ""]
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - whatever a setting can be; a secret shows as stars
+    if value is None:
+        return ""
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,194 @@
+"""`luna services`, `instances get`, `watch`, `deregister`, `check`: a running registry from the command line."""
+
+import random
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from luna_grpc import cli_output
+from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, connected, fail
+from luna_grpc.cli_output import Output
+
+if TYPE_CHECKING:
+    from luna_grpc.client.calls import Calls
+
+Json: TypeAlias = Mapping[str, Any]
+
+AGAIN_AFTER: Final = 2.0
+"""Seconds at most until a watch tries again."""
+
+Format = Annotated[Output, typer.Option("-o", "--output", help="table, wide (with more columns) or json.")]
+InstanceId = Annotated[
+    str, typer.Argument(help="serviceName:domain:port, for example orders:localhost:8080.", show_default=False, metavar="ID")
+]
+
+app = typer.Typer()
+instances = typer.Typer(no_args_is_help=True, help="Look at one instance of a running registry.")
+
+
+@app.command(epilog=EXIT_CODES)
+@connected
+def services(
+    registry: "Calls",
+    name: Annotated[str, typer.Argument(help="Show the instances of this service.", show_default=False)] = "",
+    *,
+    output: Format = Output.TABLE,
+) -> None:
+    """List the services of a running registry, or the instances of one.
+
+    Example: luna services orders -o wide
+    """
+    from luna_grpc.client.calls import as_json  # noqa: PLC0415 - gRPC takes a while
+
+    if name:
+        service = as_json(registry.service(name))
+        if output is Output.JSON:
+            cli_output.as_json(service)
+        else:
+            _table_of_instances(service["instances"], wide=output is Output.WIDE)
+        return
+    services = [as_json(service) for service in registry.services()]
+    if output is Output.JSON:
+        cli_output.as_json(services)
+    else:
+        _table_of_services(services, wide=output is Output.WIDE)
+
+
+@instances.command("get", epilog=EXIT_CODES)
+@connected
+def get(registry: "Calls", instance_id: InstanceId, *, output: Format = Output.WIDE) -> None:
+    """Show one instance.
+
+    Example: luna instances get orders:localhost:8080 -o json
+    """
+    from luna_grpc.client.calls import as_json  # noqa: PLC0415 - gRPC takes a while
+
+    instance = as_json(registry.instance(instance_id))
+    if output is Output.JSON:
+        cli_output.as_json(instance)
+    else:
+        _table_of_instances([instance], wide=output is Output.WIDE)
+
+
+@app.command(epilog=EXIT_CODES)
+@connected
+def deregister(registry: "Calls", instance_id: InstanceId) -> None:
+    """Remove an instance at once. A client that is alive registers it again.
+
+    Example: luna deregister orders:localhost:8080
+    """
+    registry.deregister(instance_id)
+    typer.echo(f"{instance_id} is deregistered")
+
+
+@app.command(epilog="Exit codes: 0 it serves, 1 it does not, is not there or does not answer.")
+@connected
+def check(registry: "Calls") -> None:
+    """Ask a registry whether it serves; needs no password.
+
+    Example: luna check --address registry.internal:50051
+    """
+    from luna_grpc.client import ClientError  # noqa: PLC0415 - gRPC takes a while
+
+    try:
+        serving = registry.serving()
+    except ClientError as error:
+        fail(error, EXIT_REFUSED)
+    if not serving:
+        fail("the registry is starting or stopping: it does not serve now", EXIT_REFUSED)
+    typer.echo("serving")
+
+
+@app.command(epilog=EXIT_CODES)
+@connected
+def watch(
+    registry: "Calls",
+    names: Annotated[list[str] | None, typer.Argument(help="Services to watch; none: all.", show_default=False)] = None,
+    *,
+    output: Format = Output.TABLE,
+) -> None:
+    """Show what there is, and then every change, until Ctrl-C; while the registry is away it tries again.
+
+    Example: luna watch orders -o json
+    """
+    from luna_grpc.client import UnavailableError  # noqa: PLC0415 - gRPC takes a while
+    from luna_grpc.client.calls import as_json  # noqa: PLC0415 - see above
+
+    token = ""
+    while True:
+        try:
+            for answer in registry.watch(tuple(names or ()), token):
+                token = answer.resume_token or token
+                for event in answer.events:
+                    told = as_json(event)
+                    cli_output.as_json_line(told) if output is Output.JSON else typer.echo(_line(told))
+        except UnavailableError as error:
+            if not token:
+                raise
+            typer.echo(f"luna: {error}; trying again", err=True)
+        time.sleep(random.uniform(0, AGAIN_AFTER))  # noqa: S311 - so that not all come back at once
+
+
+def _table_of_services(services: list[Json], *, wide: bool) -> None:
+    rows = [
+        [
+            service["name"],
+            service["status"].removeprefix("SERVICE_STATUS_"),
+            f"{service['instancesUp']}/{len(service['instances'])}",
+            service["description"],
+            " ".join(sorted({instance["version"] for instance in service["instances"]} - {""})),
+        ]
+        for service in services
+    ]
+    columns = ["NAME", "STATUS", "INSTANCES UP", "DESCRIPTION", "VERSIONS"]
+    shown = len(columns) if wide else 3
+    cli_output.table(columns[:shown], [row[:shown] for row in rows])
+
+
+def _table_of_instances(instances: list[Json], *, wide: bool) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        [
+            instance["instanceId"],
+            _status(instance),
+            _reason(instance),
+            _ago(now, instance["lastHeartbeat"]),
+            instance["url"],
+            instance["version"],
+            str(instance["balancerOptions"].get("weight") or ""),
+            _ago(now, instance["registeredAt"]),
+            instance["generation"],
+            " ".join(f"{key}={value}" for key, value in sorted(instance["metadata"].items())),
+        ]
+        for instance in instances
+    ]
+    columns = ["ID", "STATUS", "REASON", "LAST HEARTBEAT", "URL", "VERSION", "WEIGHT", "REGISTERED", "GENERATION", "METADATA"]
+    shown = len(columns) if wide else 5
+    cli_output.table(columns[:shown], [row[:shown] for row in rows])
+
+
+def _line(event: Json) -> str:
+    instance = event["instance"]
+    now = datetime.now().astimezone().strftime("%H:%M:%S")
+    what = f"{_status(instance)} {_reason(instance)}" if event["type"] == "EVENT_TYPE_UPSERTED" else "REMOVED"
+    return cli_output.plain(f"{now} {instance['name']} {instance['instanceId']} {what}")
+
+
+def _status(instance: Json) -> str:
+    return str(instance["status"].removeprefix("STATUS_"))
+
+
+def _reason(instance: Json) -> str:
+    return str(instance["statusReason"].removeprefix("STATUS_REASON_"))
+
+
+def _ago(now: datetime, moment: str) -> str:
+    """Return how long ago a moment was, as `kubectl` writes it."""
+    seconds = max(0, round((now - datetime.fromisoformat(moment)).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit} ago"
+    return f"{seconds}s ago"
