@@ -125,13 +125,12 @@ class Lines:
             self._retry_at = now + self._random.uniform(0, self.interval / 10)
             self._attempts = 1
 
-    def finish(self, now: float) -> int | None:
-        """Let the connection end, because it is needed no more; return it."""
-        if self.line is None:
-            return None
-        number = self.line.number
+    def finish(self, now: float) -> None:
+        """Let all connections end, because they are needed no more; one that has no stream is closed at once."""
+        if self.line is not None and not self.line.sequence:
+            self.line = None
         self._retire(now + LAST_WORD)
-        return number
+        self._retired = {number: min(until, now + LAST_WORD) for number, until in self._retired.items()}
 
     def fallen_silent(self, now: float) -> bool:
         """Leave a connection on which no answer came in time; return whether there was one.

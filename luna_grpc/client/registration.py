@@ -122,7 +122,7 @@ class Registration:
         self._begin()
         if self._wait:
             try:
-                self._raise(self._started.wait(self._wait))
+                self._check(self._started.wait(self._wait))
             except TimeoutError:
                 reason = self._give_up()
                 self._ended.wait()
@@ -133,13 +133,14 @@ class Registration:
         self._begin()
         if self._wait:
             try:
-                self._raise(await self._started.wait_async(self._wait))
+                self._check(await self._started.wait_async(self._wait))
             except TimeoutError:
                 reason = self._give_up()
                 await self._ended.wait_async()
                 raise reason from None
             except asyncio.CancelledError:
                 self._leave()
+                self._over()
                 raise
 
     def stop(self) -> None:
@@ -207,8 +208,8 @@ class Registration:
             ClientError: most likely a SupersededError.
 
         """
-        if self.state is State.LOST:
-            self._raise(self._error)
+        if self.state is State.LOST and self._error is not None:
+            raise self._error
 
     async def until_lost(self) -> None:
         """Wait until it has ended: return when it was stopped.
@@ -293,8 +294,11 @@ class Registration:
             self._ended.set(error)
         if error is not None:
             log.warning("%s is %s: %s", self.instance_id, state.value, error)
-        if state is State.LOST and error is not None and self._on_lost is not None:
-            self._tell_lost(self._on_lost, error)
+        if state is State.LOST and error is not None:
+            for helper in self._vitality:
+                helper.stop()
+            if self._on_lost is not None:
+                self._tell_lost(self._on_lost, error)
 
     def _tell_lost(self, on_lost: Callable[[ClientError], None], error: ClientError) -> None:
         if self._loop is not None:
@@ -331,7 +335,7 @@ class Registration:
         if self._state in {State.STOPPED, State.LOST}:
             raise StoppedError(f"{self.instance_id} is not registered: call start, or use it within `with`") from self._error
 
-    @staticmethod
-    def _raise(error: ClientError | None) -> None:
+    def _check(self, error: ClientError | None) -> None:
         if error is not None:
+            self._over()
             raise error

@@ -78,7 +78,7 @@ def test_calls_go_out_as_the_rules_say() -> None:
     driven.deregistered(channel)
     stream.requests_closed()
     stream.terminate((), grpc.StatusCode.OK, "")
-    driven.runner.leave(20)
+    driven.runner.join(20)
     assert driven.runner.session.over
 
 
