@@ -1,6 +1,7 @@
-"""The Python SDK: `Registration` keeps an instance registered. See docs/clients.md."""
+"""The Python SDK: `Registration` keeps an instance registered, `ServiceResolver` finds those of others. See docs/clients.md."""
 
 from luna_grpc.client.actions import State
+from luna_grpc.client.catalogue import Instance
 from luna_grpc.client.endpoint import Tls
 from luna_grpc.client.errors import (
     AlreadyRegisteredError,
@@ -18,7 +19,8 @@ from luna_grpc.client.errors import (
     UnavailableError,
 )
 from luna_grpc.client.registration import Registration
-from luna_grpc.model import OnDisconnect, Status
+from luna_grpc.client.resolver import ServiceResolver
+from luna_grpc.model import OnDisconnect, Status, StatusReason
 
 __all__ = [
     "AlreadyRegisteredError",
@@ -26,6 +28,7 @@ __all__ = [
     "ConfigurationError",
     "CredentialsError",
     "ForkedError",
+    "Instance",
     "InternalError",
     "InvalidArgumentError",
     "NoInstanceError",
@@ -33,8 +36,10 @@ __all__ = [
     "NotAllowedError",
     "OnDisconnect",
     "Registration",
+    "ServiceResolver",
     "State",
     "Status",
+    "StatusReason",
     "StoppedError",
     "SupersededError",
     "Tls",

@@ -6,15 +6,13 @@ from random import Random
 from typing import Final
 
 from luna_grpc.client.held import Held
+from luna_grpc.client.jitter import full_jitter
 from luna_grpc.v1 import registry_pb2 as pb
 
 INTERVAL: Final = 10.0
 """Seconds between heartbeats until the registry names another number."""
 SHORTEST_WAIT: Final = 1.0
 """Seconds that a new connection gets at least until its first answer, however short the interval is."""
-FIRST_DELAY: Final = 0.25
-"""The most seconds before the first try after a failure. They double with each, up to half an interval: the other half and a
-little more are for registering again, so that whoever was forgotten is back within two intervals."""
 LAST_WORD: Final = 1.0
 """Seconds that the registry has to end the last stream after it was half-closed."""
 
@@ -98,8 +96,12 @@ class Lines:
         self._retry_at = min(self._retry_at, now)
 
     def jitter(self, attempts: int) -> float:
-        """Return for how many seconds to wait after so many tries: anything up to a bound that doubles."""
-        return self._random.uniform(0, min(self.interval / 2, FIRST_DELAY * 2.0 ** min(attempts, 20)))
+        """Return for how many seconds to wait after so many tries.
+
+        It is half an interval at most: the other half and a little more are for registering again, so that whoever was forgotten is
+        back within two intervals.
+        """
+        return full_jitter(self._random, attempts, self.interval / 2)
 
     def anywhen(self) -> float:
         """Return a part of an interval: for what all processes of a registry would else do at the same moment."""
@@ -123,13 +125,12 @@ class Lines:
             self._retry_at = now + self._random.uniform(0, self.interval / 10)
             self._attempts = 1
 
-    def finish(self, now: float) -> int | None:
-        """Let the connection end, because it is needed no more; return it."""
-        if self.line is None:
-            return None
-        number = self.line.number
+    def finish(self, now: float) -> None:
+        """Let all connections end, because they are needed no more; one that has no stream is closed at once."""
+        if self.line is not None and not self.line.sequence:
+            self.line = None
         self._retire(now + LAST_WORD)
-        return number
+        self._retired = {number: min(until, now + LAST_WORD) for number, until in self._retired.items()}
 
     def fallen_silent(self, now: float) -> bool:
         """Leave a connection on which no answer came in time; return whether there was one.

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import logging
-import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -16,12 +15,12 @@ from luna_grpc.client.errors import (
     AlreadyRegisteredError,
     ClientError,
     ConfigurationError,
-    ForkedError,
     StoppedError,
     UnavailableError,
 )
 from luna_grpc.client.held import Held
 from luna_grpc.client.outcome import Outcome
+from luna_grpc.client.ownprocess import OwnProcess
 from luna_grpc.client.runner import Runner, pool
 from luna_grpc.client.session import PATIENCE
 from luna_grpc.client.sigterm import SigtermHandler
@@ -100,7 +99,7 @@ class Registration:
         self._sigterm = SigtermHandler(self._leave_and_wait) if handle_sigterm else None
         self._state = State.STOPPED
         self._error: ClientError | None = None
-        self._pid: int | None = None  # of the process that has started it
+        self._process = OwnProcess()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._vitality: list[vitality.LoopPulse | vitality.HealthCheck] = []
 
@@ -123,7 +122,7 @@ class Registration:
         self._begin()
         if self._wait:
             try:
-                self._raise(self._started.wait(self._wait))
+                self._check(self._started.wait(self._wait))
             except TimeoutError:
                 reason = self._give_up()
                 self._ended.wait()
@@ -134,13 +133,14 @@ class Registration:
         self._begin()
         if self._wait:
             try:
-                self._raise(await self._started.wait_async(self._wait))
+                self._check(await self._started.wait_async(self._wait))
             except TimeoutError:
                 reason = self._give_up()
                 await self._ended.wait_async()
                 raise reason from None
             except asyncio.CancelledError:
                 self._leave()
+                self._over()
                 raise
 
     def stop(self) -> None:
@@ -150,13 +150,13 @@ class Registration:
             ForkedError: it was started by the parent of this process.
 
         """
-        self._check_process()
+        self._process.check(self.instance_id)
         self._leave_and_wait()
         self._over()
 
     async def stop_async(self) -> None:
         """Do what `stop` does."""
-        self._check_process()
+        self._process.check(self.instance_id)
         if self._state is not State.STOPPED:
             self._leave(self._drain)
             await self._ended.wait_async()
@@ -167,7 +167,7 @@ class Registration:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._is_ours:  # a child that leaves the block of its parent takes nothing back
+        if self._process.is_this:  # a child that leaves the block of its parent takes nothing back
             self.stop()
 
     async def __aenter__(self) -> Self:
@@ -175,7 +175,7 @@ class Registration:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._is_ours:
+        if self._process.is_this:
             await self.stop_async()
 
     # Meanwhile
@@ -193,7 +193,7 @@ class Registration:
             ForkedError: it was started by the parent of this process.
 
         """
-        self._check_process()
+        self._process.check(self.instance_id)
         return self._state
 
     @property
@@ -208,8 +208,8 @@ class Registration:
             ClientError: most likely a SupersededError.
 
         """
-        if self.state is State.LOST:
-            self._raise(self._error)
+        if self.state is State.LOST and self._error is not None:
+            raise self._error
 
     async def until_lost(self) -> None:
         """Wait until it has ended: return when it was stopped.
@@ -261,7 +261,7 @@ class Registration:
     # Inside
 
     def _begin(self) -> None:
-        self._check_process()
+        self._process.check(self.instance_id)
         if self._state not in {State.STOPPED, State.LOST}:
             raise AlreadyRegisteredError(f"{self.instance_id} is started already")
         if self._endpoint.tls is not None:
@@ -281,7 +281,7 @@ class Registration:
             self._state = State.STOPPED
             self._over()
             raise
-        self._pid = os.getpid()
+        self._process.begin()
         self._vitality = vitality.watch(self._held, self._runner, self._loop if self._tied else None, self._health)
 
     def _told(self, state: State, error: ClientError | None) -> None:
@@ -294,8 +294,11 @@ class Registration:
             self._ended.set(error)
         if error is not None:
             log.warning("%s is %s: %s", self.instance_id, state.value, error)
-        if state is State.LOST and error is not None and self._on_lost is not None:
-            self._tell_lost(self._on_lost, error)
+        if state is State.LOST and error is not None:
+            for helper in self._vitality:
+                helper.stop()
+            if self._on_lost is not None:
+                self._tell_lost(self._on_lost, error)
 
     def _tell_lost(self, on_lost: Callable[[ClientError], None], error: ClientError) -> None:
         if self._loop is not None:
@@ -327,23 +330,12 @@ class Registration:
         if self._sigterm is not None:
             self._sigterm.uninstall()
 
-    @property
-    def _is_ours(self) -> bool:
-        return self._pid in {None, os.getpid()}
-
-    def _check_process(self) -> None:
-        if not self._is_ours:
-            raise ForkedError(
-                f"{self.instance_id} was registered by process {self._pid}, which keeps it; "
-                "this process was forked from it: make a Registration after the fork"
-            )
-
     def _check_running(self) -> None:
-        self._check_process()
+        self._process.check(self.instance_id)
         if self._state in {State.STOPPED, State.LOST}:
             raise StoppedError(f"{self.instance_id} is not registered: call start, or use it within `with`") from self._error
 
-    @staticmethod
-    def _raise(error: ClientError | None) -> None:
+    def _check(self, error: ClientError | None) -> None:
         if error is not None:
+            self._over()
             raise error

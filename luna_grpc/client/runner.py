@@ -62,9 +62,12 @@ class Runner:
         """Whether nothing waits for the thread."""
         return self._inbox.empty()
 
-    def leave(self, seconds: float) -> None:
-        """Deregister all there is, and wait for the end for so long."""
+    def leave(self) -> None:
+        """Deregister all there is."""
         self.post(self.session.leave)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the thread for so long."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
@@ -132,8 +135,11 @@ class Pool:
 
     def leave(self) -> None:
         """Deregister whatever the program has left registered at its end."""
-        for runner in [*self.running.values()]:
-            runner.leave(PATIENCE + 1)
+        runners = [*self.running.values()]
+        for runner in runners:
+            runner.leave()
+        for runner in runners:
+            runner.join(PATIENCE + 1)
 
     def forget(self, runner: Runner) -> None:
         """Use a runner for nothing new."""

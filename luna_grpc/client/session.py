@@ -147,8 +147,8 @@ class Session:
             self._look_for_the_end(now, held)
         if self._held:
             self._lines.open(now)
-        elif (number := self._lines.finish(now)) is not None:
-            self._actions.append(Finish(number))
+        else:
+            self._finish(now)
         if self._lines.line is not None:
             self._ask(now, self._lines.line)
             self._beat(now, self._lines.line)
@@ -291,6 +291,12 @@ class Session:
                 self._lose(held, error)
             else:
                 held.error = errors.UnavailableError(message or "the registry has ended the connection")
+
+    def _finish(self, now: float) -> None:
+        line = self._lines.line
+        if line is not None:
+            self._actions.append(Finish(line.number) if line.sequence else Drop(line.number))
+        self._lines.finish(now)
 
     def _start_anew(self, connection: int) -> None:
         """Take what was under way on a connection for not done."""

@@ -38,7 +38,7 @@ class Connection:
         if not self._streams:
             self._streams = True
             call = self.stub.StreamHeartbeats(iter(self.outbox.get, None), metadata=self._metadata)
-            threading.Thread(target=read, args=(call,), name="luna heartbeat answers", daemon=True).start()
+            _in_thread("heartbeat answers", read, call)
 
     def close(self) -> None:
         """End everything at once."""
@@ -106,24 +106,24 @@ class Transport:
         stub = self._open(action.connection).stub
 
         def done(call: Any) -> None:  # noqa: ANN401 - the stubs do not know that it is a call and a future
-            code, message = _outcome(call)
+            code, message = outcome(call)
             if code == errors.OK:
                 response = call.result()
                 self._post(lambda _: self._session.registered(action.connection, instance_id, response))
             else:
                 self._post(lambda now: self._session.not_registered(now, action.connection, instance_id, code, message))
 
-        stub.Register.future(action.request, timeout=action.timeout, metadata=self._metadata).add_done_callback(done)
+        _in_thread("registration", done, stub.Register.future(action.request, timeout=action.timeout, metadata=self._metadata))
 
     def _deregister(self, action: Deregister) -> None:
         instance_id = action.request.instance_id
         stub = self._open(action.connection).stub
 
         def done(call: Any) -> None:  # noqa: ANN401 - same
-            code, message = _outcome(call)
+            code, message = outcome(call)
             self._post(lambda now: self._session.deregistered(now, action.connection, instance_id, code, message))
 
-        stub.Deregister.future(action.request, timeout=action.timeout, metadata=self._metadata).add_done_callback(done)
+        _in_thread("deregistration", done, stub.Deregister.future(action.request, timeout=action.timeout, metadata=self._metadata))
 
     def _read(self, number: int, call: Any) -> None:  # noqa: ANN401 - same
         try:
@@ -131,12 +131,18 @@ class Transport:
                 self._post(partial(self._answered, number, answer))
         except grpc.RpcError:
             pass  # the call tells how it ended
-        code, message = _outcome(call)
+        code, message = outcome(call)
         self._post(lambda now: self._session.ended(now, number, code, message))
 
     def _answered(self, number: int, answer: pb.StreamHeartbeatsResponse, now: float) -> None:
         self._session.answered(now, number, answer)
 
 
-def _outcome(call: Any) -> tuple[int, str]:  # noqa: ANN401 - same
+def outcome(call: Any) -> tuple[int, str]:  # noqa: ANN401 - same
+    """Return the google.rpc code and the words with which a call has ended."""
     return call.code().value[0], call.details() or ""
+
+
+def _in_thread(name: str, wait: Callable[[Any], None], call: Any) -> None:  # noqa: ANN401 - same
+    """Wait for a call where nothing else has to go on."""
+    threading.Thread(target=wait, args=(call,), name=f"luna {name}", daemon=True).start()

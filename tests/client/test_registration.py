@@ -9,20 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from seen import ID, PATIENCE, TTL, instance, restarted, shows, until
 
 from luna_grpc import client
 from luna_grpc.client import OnDisconnect, Registration, State, Status
 from support import Luna, luna, session
-
-ID = "orders:localhost:8080"
-TTL = 1.5
-PATIENCE = 20.0
-"""Seconds until a wait has failed: far more than anything should take, for machines that are busy."""
 
 
 @pytest.fixture
@@ -30,39 +25,6 @@ async def server() -> AsyncIterator[Luna]:
     """Run a server with short leases in a process of its own."""
     async with luna("--lease-ttl", str(TTL)) as server:
         yield server
-
-
-async def instance(server: Luna, instance_id: str = ID) -> dict[str, Any]:
-    """Return an instance as REST shows it; nothing when it is not registered."""
-    async with session(server.rest) as rest, rest.get(f"/registry/v1/instances/{instance_id}") as answer:
-        assert answer.status in (200, 404)
-        found: dict[str, Any] = await answer.json()
-        return found if answer.status == 200 else {}
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Look until something is so; `condition` may be asynchronous."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.02)
-
-
-async def shows(server: Luna, status: str) -> None:
-    """Wait until the instance has a status."""
-
-    async def so() -> bool:
-        return (await instance(server)).get("status") == status
-
-    await until(so)
-
-
-def restarted(server: Luna) -> Any:
-    """Run another server at the same ports, with an empty memory."""
-    ports = ("--port", server.rest.rpartition(":")[2], "--grpc-port", server.grpc.rpartition(":")[2])
-    return luna("--lease-ttl", str(TTL), *ports)
 
 
 @asynccontextmanager
@@ -368,7 +330,7 @@ with registration:
             try:
                 use()
             except ForkedError as error:
-                print("forked" if "make a Registration after the fork" in str(error) else error)
+                print("forked" if "make another one after the fork" in str(error) else error)
         with Registration("orders:localhost:8081", address=sys.argv[1]) as own:
             print(own.state, flush=True)
             time.sleep(float(sys.argv[2]))

@@ -189,7 +189,8 @@ def test_a_registration_that_is_refused_is_not_tried_again(acting: Acting, code:
     assert not acting.only(Register).request.replace
     acting.refuse(code)
     assert (acting.state(), type(acting.told[-1].error)) == (State.LOST, error)
-    assert {type(action) for _, action in acting.pass_time(100)} <= {Drop, Finish}
+    assert acting.only(Drop).connection == 1
+    assert (acting.session.over, acting.pass_time(100)) == (True, [])
 
 
 def test_credentials_that_are_withdrawn_end_all_registrations(acting: Acting) -> None:

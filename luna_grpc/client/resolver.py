@@ -1,0 +1,231 @@
+"""A live list of services as programs see it."""
+
+import asyncio
+import logging
+import math
+import random
+import threading
+import time
+from collections import defaultdict
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from luna_grpc.client import errors
+from luna_grpc.client.catalogue import Catalogue, Instance, RoundRobin
+from luna_grpc.client.endpoint import Endpoint, Tls
+from luna_grpc.client.errors import ClientError, ConfigurationError, NoInstanceError, StoppedError, UnavailableError
+from luna_grpc.client.jitter import full_jitter
+from luna_grpc.client.outcome import Outcome
+from luna_grpc.client.ownprocess import OwnProcess
+from luna_grpc.client.transport import outcome
+from luna_grpc.v1 import registry_pb2_grpc
+
+log: Final = logging.getLogger("luna_grpc.client")
+LONGEST: Final = 5.0
+"""The most seconds between two tries to reach the registry."""
+
+
+class ServiceResolver:
+    """Knows the instances of services from `start` to `stop`, or within `with` or `async with`, and tells which one to ask next.
+
+    A thread keeps the list up to date, so nothing here waits for the registry. While it is away the last list is served, and `age`
+    says how old it is. All methods may be called from any thread.
+
+    - `names`: the services; none: all.
+    - `address`, `username`, `password`, `tls`: as with `Registration`.
+    - `wait`: for how many seconds `start` waits for the first list; 0: not at all, there are no instances until it has come.
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        address: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: Tls | None = None,
+        wait: float = 10.0,
+    ) -> None:
+        self._endpoint = Endpoint.of(address, username, password, tls)
+        self._wait = wait
+        self._catalogue = Catalogue(names)
+        self._random = random.Random()  # noqa: S311 - jitter
+        self._turns: defaultdict[str, RoundRobin] = defaultdict(lambda: RoundRobin(self._random))
+        self._process = OwnProcess()
+        self._synced: Outcome[ClientError | None] = Outcome()
+        self._stopping: threading.Event | None = None
+        self._call: Any = None
+        self._error: ClientError | None = None
+
+    # Its life
+
+    def start(self) -> None:
+        """Get the list, and keep it up to date from now on.
+
+        Raises:
+            ConfigurationError: the files of TLS cannot be read.
+            CredentialsError: the registry does not know the user and the password.
+            ForkedError: it was started by the parent of this process.
+            InvalidArgumentError: the registry does not accept a name.
+            NotALunaError: something else answers at the address.
+            UnavailableError: no registry answered within `wait` seconds.
+
+        """
+        self._begin()
+        if self._wait:
+            try:
+                self._check(self._synced.wait(self._wait))
+            except TimeoutError:
+                raise self._given_up() from None
+
+    async def start_async(self) -> None:
+        """Do what `start` does."""
+        self._begin()
+        if self._wait:
+            try:
+                self._check(await self._synced.wait_async(self._wait))
+            except TimeoutError:
+                raise self._given_up() from None
+            except asyncio.CancelledError:
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        """Keep the list up to date no longer; what is known stays."""
+        self._process.check("the resolver")
+        if self._stopping is not None:
+            self._stopping.set()
+            self._stopping = None
+        if self._call is not None:
+            self._call.cancel()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process.is_this:
+            self.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start_async()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.__exit__(kind, error, trace)
+
+    # Meanwhile
+
+    @property
+    def age(self) -> float:
+        """For how many seconds changes may have been missed: 0 while connected, infinity before the first list has come.
+
+        A connection that dies without a word is noticed after 15 s, and counts as connected until then.
+        """
+        return self._catalogue.age(time.monotonic())
+
+    @property
+    def error(self) -> ClientError | None:
+        """What the registry, or the connection to it, has said last that was wrong; None while connected."""
+        return self._error
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the services that have instances."""
+        self._process.check("the resolver")
+        return self._catalogue.services()
+
+    def instances(self, name: str) -> tuple[Instance, ...]:
+        """Return all instances of a service, those that are DOWN too, sorted by id; none when there is no such service.
+
+        Raises:
+            ConfigurationError: the service was not named at the beginning.
+            ForkedError: it was started by the parent of this process.
+
+        """
+        self._process.check("the resolver")
+        if self._catalogue.names and name not in self._catalogue.names:
+            raise ConfigurationError(f"{name!r} is not watched: name it in ServiceResolver(…), which has {self._catalogue.names}")
+        return self._catalogue.instances(name)
+
+    def pick(self, name: str) -> Instance:
+        """Return the instance to ask next, of those that are OK: by turns, heavier ones more often.
+
+        Raises:
+            ConfigurationError: the service was not named at the beginning.
+            ForkedError: it was started by the parent of this process.
+            NoInstanceError: none is OK.
+
+        """
+        known = self.instances(name)
+        picked = self._turns[name].pick(known)
+        if picked is None:
+            raise NoInstanceError(f"of the service {name!r} no instance is OK, and {len(known)} are DOWN")
+        return picked
+
+    # Inside
+
+    def _begin(self) -> None:
+        self._process.check("the resolver")
+        if self._stopping is not None:
+            raise StoppedError("the resolver is started already")
+        if self._endpoint.tls is not None:
+            self._endpoint.credentials(self._endpoint.tls)
+        self._synced = Outcome()
+        self._process.begin()
+        self._stopping = threading.Event()
+        threading.Thread(target=self._run, args=(self._stopping,), name="luna resolver", daemon=True).start()
+
+    def _run(self, stopping: threading.Event) -> None:
+        attempts = 0
+        while not stopping.is_set():
+            heard, code, message = self._watch(stopping)
+            if stopping.is_set():
+                break
+            self._catalogue.lost(time.monotonic())
+            final = errors.final(code, message, first=True)
+            self._error = final or UnavailableError(message or "the registry has ended the connection")
+            if final is not None and self.age == math.inf:
+                self._synced.set(final)
+                break
+            log.warning("the list of services is not kept up to date: %s", self._error)
+            attempts = 0 if heard else attempts + 1
+            stopping.wait(full_jitter(self._random, attempts, LONGEST))
+        self._catalogue.lost(time.monotonic())
+
+    def _watch(self, stopping: threading.Event) -> tuple[bool, int, str]:
+        """Apply what one stream tells; return whether it told anything, and how it ended."""
+        heard = False
+        try:
+            channel = self._endpoint.connect()
+        except ConfigurationError as error:
+            return heard, errors.UNAVAILABLE, str(error)
+        try:
+            call: Any = registry_pb2_grpc.RegistryStub(channel).WatchServices(
+                self._catalogue.request(), metadata=self._endpoint.metadata
+            )
+            self._call = call
+            if stopping.is_set():
+                call.cancel()
+            for message in call:
+                heard = True
+                self._catalogue.apply(message)
+                if message.synced:
+                    self._error = None
+                    self._synced.set(None)
+        except grpc.RpcError:
+            pass  # the call tells how it ended
+        finally:
+            channel.close()
+        return heard, *outcome(call)
+
+    def _given_up(self) -> ClientError:
+        reason = self._error or f"no list within {self._wait:g} s"
+        self.stop()
+        return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
+
+    def _check(self, error: ClientError | None) -> None:
+        if error is not None:
+            self.stop()
+            raise error
