@@ -8,7 +8,7 @@ import type { RegistryClient } from "./stubs/luna/registry/v1/Registry.js";
 import type { ProtoGrpcType } from "./stubs/registry.js";
 
 const env = process.env;
-const ADDRESS = env["LUNA_GRPC_ADDRESS"] ?? "127.0.0.1:50051";
+const ADDRESS = env["LUNA_ADDRESS"] ?? "127.0.0.1:50051";
 const USER = `${env["LUNA_AUTH_USERNAME"] ?? "admin"}:${env["LUNA_AUTH_PASSWORD"] ?? ""}`;
 export const CREDENTIALS = new grpc.Metadata();
 CREDENTIALS.set("authorization", `Basic ${Buffer.from(USER).toString("base64")}`);

@@ -39,7 +39,7 @@ class Language:
 _NODE = "install Node.js 20 or later with npm: https://nodejs.org"
 _JAVA = ("java", "-cp", f"target/examples.jar{os.pathsep}target/libraries/*")
 LANGUAGES = {
-    "python": Language((sys.executable, "worker.py")),
+    "python": Language((sys.executable, "stubs.py")),
     "typescript": Language(
         # Without npm between us and the program, which would get our signals.
         ("node", "--import", "tsx", "grpc.ts"),

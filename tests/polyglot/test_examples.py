@@ -43,7 +43,7 @@ async def _running(
     """Run a program until the end of the context."""
     settings = {
         "LUNA_REST_URL": rest,
-        "LUNA_GRPC_ADDRESS": grpc,
+        "LUNA_ADDRESS": grpc,
         "LUNA_AUTH_USERNAME": "admin",
         "LUNA_AUTH_PASSWORD": password,
         "HEARTBEAT_SECONDS": str(ttl / 3),
