@@ -64,7 +64,10 @@ export function answered<T>(
 }
 
 /** What a client knows between two tries. */
-export type Tries = { attempts: number /** since the last answer */; interval: number /** in ms, the longest pause */ };
+export interface Tries {
+  attempts: number; // since the last answer
+  interval: number; // the longest pause between two tries, in ms
+}
 
 /** Does a task again and again, until told to stop or refused. A registry that is away is waited for. */
 export async function retry(tries: Tries, stop: AbortSignal, task: () => Promise<void>): Promise<void> {

@@ -22,7 +22,6 @@ class Program:
     command: tuple[str, ...]
     folder: Path
     instance_id: str
-    speaks_grpc: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def grpc_worker(language: str) -> Program:
 def rest_worker() -> Program:
     """Return the worker that speaks REST."""
     built("typescript")
-    return Program(("node", "--import", "tsx", "rest.ts"), EXAMPLES / "typescript", "orders-rest:localhost:8080", speaks_grpc=False)
+    return Program(("node", "--import", "tsx", "rest.ts"), EXAMPLES / "typescript", "orders-rest:localhost:8080")
 
 
 def built(language: str) -> None:
