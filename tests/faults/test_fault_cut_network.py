@@ -36,7 +36,7 @@ IDLE = soak(10.0, 75.0)
 STREAMS_END = 40.0 + ROOM
 """Seconds; when a server has found out at the latest, by keepalive, that a connection with streams is dead."""
 CONNECTIONS_END = 40.0 + IDLE + ROOM
-"""The same, and it is idle then: Python's gRPC may keep the connection of a call that was given up until the call is collected."""
+"""The same, and it is idle then: Python's gRPC keeps the connection of a call that was given up until the call is collected."""
 KEEPING, BREAKING, PUTS = soak((10, 5, 10), (80, 10, 100))
 OF_A_STREAM = 10
 """Instances."""
