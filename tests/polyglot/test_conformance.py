@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conformance import STEPS, Client, NonconformingError, check
-from programs import LANGUAGES, grpc_worker
+from programs import EXAMPLES, LANGUAGES, grpc_worker
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -21,6 +21,12 @@ async def test_a_client_conforms(language: str, step: str) -> None:
     """In every language, and every step."""
     program = grpc_worker(language)
     await check(Client(program.command, program.folder), step)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_the_python_sdk_conforms(step: str) -> None:
+    """In every step."""
+    await check(Client((sys.executable, "with_sdk.py"), EXAMPLES / "python"), step)
 
 
 @pytest.mark.parametrize("step", STEPS)
