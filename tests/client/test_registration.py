@@ -15,9 +15,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from seen import ID, PATIENCE, TTL, instance, restarted, shows, until
 
-from luna_grpc import client
+from luna_grpc import client, users
+from luna_grpc.access import Role
 from luna_grpc.client import OnDisconnect, Registration, State, Status
-from support import Luna, luna, session
+from luna_grpc.serve import running
+from pki import Pki
+from support import Luna, luna, session, settings_for_tests
 
 
 @pytest.fixture
@@ -376,3 +379,23 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path) -> No
         Registration(ID, health=health)  # type: ignore[arg-type]
     with pytest.raises(client.StoppedError, match="call start"):
         Registration(ID).set_status(Status.DOWN)
+
+
+async def test_a_certificate_can_say_who_asks(tmp_path: Path) -> None:
+    """Over TLS; without a certificate, or trusting another CA, nothing is registered."""
+    pki = Pki(tmp_path)
+    users.add(str(tmp_path / "users.toml"), "client.example", role=Role.WRITER, prefixes=(), password="a long one")
+    shown = pki.client().pair
+    assert shown is not None
+    for name, content in {"ca": pki.ca.cert_pem.bytes(), "cert": shown.cert, "key": shown.key}.items():
+        (tmp_path / f"{name}.pem").write_bytes(content)
+    tls = client.Tls(*(str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")))
+    settings = settings_for_tests(users_file=str(tmp_path / "users.toml"), **pki.flags(clients=True))
+    async with running(settings) as server:
+        address = f"localhost:{server.grpc_port}"
+        async with Registration(ID, address=address, tls=tls), client.ServiceResolver(address=address, tls=tls) as resolver:
+            assert [known.instance_id for known in resolver.instances("orders")] == [ID]
+        for other in (client.Tls(tls.ca), client.Tls(tls.cert, tls.cert, tls.key)):
+            with pytest.raises(client.UnavailableError, match=r"no registry at localhost:\d+ \(.*\)"):
+                await Registration(ID, address=address, tls=other, wait=1).start_async()
+        assert server.registry.store.count() == 0

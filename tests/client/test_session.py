@@ -91,11 +91,12 @@ def test_a_change_of_the_description_is_sent_at_once(acting: Acting) -> None:
 
 
 def test_a_change_that_was_not_answered_is_sent_again_on_the_next_connection(acting: Acting) -> None:
-    """It may have gone down with the connection."""
+    """It may have gone down with the connection; an answer to what was sent before says nothing of it."""
     held = acting.registered()
     held.instance = pb.Instance(instance_id=ID, version="2")
     held.status = Status.DOWN
     acting.step()
+    acting.answer(1)
     acting.end()
     [sent] = [action for _, action in acting.pass_time(1) if isinstance(action, Send)]
     [entry] = sent.message.heartbeats
@@ -307,11 +308,12 @@ def test_a_drain_reports_down_first(acting: Acting) -> None:
 
 @pytest.mark.parametrize("away", ["before", "meanwhile"])
 def test_a_registry_that_is_away_does_not_hold_up_the_end(acting: Acting, away: str) -> None:
-    """It is tried for five seconds, and then the lease is left to run out."""
+    """It is tried at once and for five seconds, and then the lease is left to run out."""
     held = acting.registered()
     if away == "before":
         acting.end()
     acting.remove(held)
+    assert acting.only(Deregister).connection == (2 if away == "before" else 1)
     if away == "meanwhile":
         acting.end()
     tries = 0
