@@ -25,6 +25,8 @@ from luna_grpc.auth import Account
 
 MAX_PASSWORD: Final = 1024
 """Characters."""
+MAX_NAME: Final = 128
+"""Characters."""
 _PRIVATE: Final = 0o600
 
 
@@ -129,6 +131,8 @@ def check_name(name: str) -> None:
         UsersFileError: it cannot.
 
     """
+    if len(name) > MAX_NAME:
+        raise UsersFileError(f"the user name has {len(name)} characters; at most {MAX_NAME} are allowed")
     if not name or ":" in name or not name.isprintable():
         raise UsersFileError(f"the user name {name!r} is empty, or holds a colon (Basic auth allows none) or what cannot be shown")
 
