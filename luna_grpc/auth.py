@@ -18,7 +18,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from luna_grpc.access import Role, User
-from luna_grpc.errors import ResourceExhaustedError, UnauthenticatedError
+from luna_grpc.errors import NoCredentialsError, ResourceExhaustedError, UnauthenticatedError
 from luna_grpc.logs import FailedLogins
 from luna_grpc.model import shown
 from luna_grpc.throttle import Throttle
@@ -104,7 +104,7 @@ class Authenticator:
 
         """
         if authorization is None:
-            raise UnauthenticatedError("no credentials were sent: use Basic auth, for example curl -u admin:")
+            raise NoCredentialsError("no credentials were sent: use Basic auth")
         header = _usual(authorization)
         user = self.known(header.decode(errors="surrogateescape"))
         if user is not None:

@@ -16,7 +16,11 @@ SHORT_PASSWORD: Final = 8
 VARIABLE: Final = variable("users_file")
 RELOAD: Final = "A running registry reads the file again on SIGHUP: kill -HUP PID (pgrep -f 'luna serve' tells the PID)"
 
-app = typer.Typer(no_args_is_help=True, help="Who may use the registry, when it is more than one (luna serve --users-file).")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Who may use the registry, when it is more than one (luna serve --users-file).",
+)
 
 File = Annotated[
     str, typer.Option("--file", envvar=VARIABLE, help="The users file, as for luna serve --users-file.", show_default=False)

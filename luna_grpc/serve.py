@@ -162,6 +162,12 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
 
 def _authenticator(settings: Settings) -> Authenticator:
     password = settings.auth_password.get_secret_value()
+    if settings.users_file and not password:
+        log.info(
+            "only users of the users file can log in",
+            path=settings.users_file,
+            reason=f"{variable('auth_password')} is not set, so {settings.auth_username!r} of the settings is no user",
+        )
     # With a users file or client certificates, a password that nobody has set lets nobody in.
     return Authenticator(
         settings.auth_username,
