@@ -229,3 +229,13 @@ async def test_names_have_a_limit_and_weak_passwords_a_warning(file: Path) -> No
     assert (taken.code, "shorter than 8 characters" in taken.err) == (0, True)
     good = await luna_user("add", "bob", "--password-stdin", "--file", str(file), stdin=b"eight888\n")
     assert (good.code, good.err) == (0, "")
+
+
+async def test_a_place_where_no_users_file_can_be_is_said(file: Path) -> None:
+    """A directory that is not there, with the command that makes it; and a directory given as the file."""
+    path = file.parent / "none" / "users.toml"
+    missing = await luna_user("add", "bob", "--password-stdin", "--file", str(path), stdin=b"eight888\n")
+    assert (missing.code, f"mkdir -p {path.parent}" in missing.err) == (1, True)
+    for arguments in (["list"], ["remove", "bob"]):
+        wrong = await luna_user(*arguments, "--file", str(file.parent))
+        assert (wrong.code, f"is a directory: name a file in it, for example {file.parent}/users.toml" in wrong.err) == (1, True)
