@@ -414,7 +414,7 @@ def test_a_process_that_breaks_down_ends(path: Path) -> None:
         "import asyncio, sys\n"
         "from luna_grpc.statefile import StateFile\n"
         "async def main():\n"
-        "    stateopen.connected(sys.argv[1])\n"
+        "    StateFile.open(sys.argv[1])\n"
         "    raise RuntimeError('broken down')\n"
         "asyncio.run(main())"
     )
