@@ -20,6 +20,7 @@ from gateway.pages import static_file
 from gateway.panel import Panel
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
+from luna_grpc.background import reported
 from luna_grpc.config import Settings
 from luna_grpc.metrics import Metrics
 from luna_grpc.registry import Registry
@@ -72,7 +73,7 @@ class RestServer:
 
         """
         await self._runner.setup()
-        self._looking = asyncio.create_task(self._runner.connections.look_forever())
+        self._looking = asyncio.create_task(reported("slow connections", self._runner.connections.look_forever))
         return await self._listener.open(host, port, identity.context if identity is not None else None)
 
     async def renew(self, identity: Identity) -> None:

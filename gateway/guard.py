@@ -58,6 +58,7 @@ class Guard:
         self._registry = registry
         self._authenticator = authenticator
         self._certificates = bool(settings.tls_client_ca)
+        self._users_file = bool(settings.users_file)
         self._check_host = settings.open_to_all and "*" not in settings.allowed_hosts
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._max_body, self._body_timeout = settings.max_body, settings.body_timeout
@@ -203,7 +204,7 @@ class Guard:
     def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
         self.refusals[body["code"]] += 1
         if prefers_html(request):
-            response = error_page(status, body["error"], signed_in=self._is_signed_in(request))
+            response = error_page(status, body["error"], signed_in=self._is_signed_in(request), users_file=self._users_file)
         else:
             response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:

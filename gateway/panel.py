@@ -45,6 +45,7 @@ _ERRORS: Final[dict[int, tuple[str, str, str, str]]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: ("Luna is not ready", "Wait for a moment.", _RELOAD, "Try again"),
 }
 """For each status a title, and one next step: its words, where it leads to, and the words of the link."""
+_OF_THE_FILE: Final = "Use the name and the password of a user in the users file; luna user add makes one."
 _OTHER_ERROR: Final = ("That did not work", "The panel begins at the list.", _LIST, "All services")
 
 
@@ -115,9 +116,11 @@ class Pages:
         return min(self.start + PAGE, self.total)
 
 
-def error_page(status: int, message: str, *, signed_in: bool) -> web.Response:
+def error_page(status: int, message: str, *, signed_in: bool, users_file: bool = False) -> web.Response:
     """Show what went wrong, and what to do next."""
     title, words, href, link = _ERRORS.get(status, _OTHER_ERROR)
+    if users_file and status == HTTPStatus.UNAUTHORIZED:
+        words = _OF_THE_FILE
     return page(
         "error.html",
         status_code=status,

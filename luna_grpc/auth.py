@@ -18,7 +18,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from luna_grpc.access import Role, User
-from luna_grpc.errors import ResourceExhaustedError, UnauthenticatedError
+from luna_grpc.errors import NoCredentialsError, ResourceExhaustedError, UnauthenticatedError
 from luna_grpc.logs import FailedLogins
 from luna_grpc.model import shown
 from luna_grpc.throttle import Throttle
@@ -104,11 +104,11 @@ class Authenticator:
 
         """
         if authorization is None:
-            raise UnauthenticatedError("no credentials were sent: use Basic auth, for example curl -u admin:")
-        user = self.known(authorization)
+            raise NoCredentialsError("no credentials were sent: use Basic auth")
+        header = _usual(authorization)
+        user = self.known(header.decode(errors="surrogateescape"))
         if user is not None:
             return user
-        header = authorization.encode(errors="surrogateescape")
         # What is being checked for another client already is not one more guess: after a restart many come with the same.
         attempt = self._digest(header) not in self._checking
         if attempt:
@@ -228,6 +228,13 @@ def _pair(header: bytes) -> tuple[bytes, bytes] | None:
     except binascii.Error:
         return None
     return (username, password) if colon else None
+
+
+def _usual(authorization: str) -> bytes:
+    """Return a header as nearly every client spells it: who writes "basic" or more spaces is known all the same."""
+    header = authorization.encode(errors="surrogateescape")
+    pair = _pair(header)
+    return header if pair is None else b"Basic " + base64.b64encode(b":".join(pair))
 
 
 def _same(one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:

@@ -14,7 +14,11 @@ from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnin
 EXIT_CANNOT_START: Final = 1
 EXIT_USAGE: Final = 2
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut long flags off at 80 columns
+)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so

@@ -11,10 +11,16 @@ from luna_grpc.access import Role
 from luna_grpc.config import variable
 
 EXIT_REFUSED: Final = 1
+SHORT_PASSWORD: Final = 8
+"""Characters; shorter ones are taken, and warned of."""
 VARIABLE: Final = variable("users_file")
-RELOAD: Final = "A running registry reads the file again on SIGHUP: pkill -HUP -f 'luna serve'"
+RELOAD: Final = "A running registry reads the file again on SIGHUP: kill -HUP PID (pgrep -f 'luna serve' tells the PID)"
 
-app = typer.Typer(no_args_is_help=True, help="Who may use the registry, when it is more than one (luna serve --users-file).")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Who may use the registry, when it is more than one (luna serve --users-file).",
+)
 
 File = Annotated[
     str, typer.Option("--file", envvar=VARIABLE, help="The users file, as for luna serve --users-file.", show_default=False)
@@ -45,6 +51,11 @@ def add(
         users.add(file, name, role=role, prefixes=prefix or (), password=password, replace=replace)
     except users.UsersFileError as error:
         _fail(error)
+    if len(password) < SHORT_PASSWORD:
+        typer.echo(
+            f"luna: the password is shorter than {SHORT_PASSWORD} characters and easy to guess: set a longer one with --replace",
+            err=True,
+        )
     typer.echo(f"{name} is now a {role.value} in {file}. {RELOAD}")
 
 

@@ -38,6 +38,10 @@ class NotFoundError(LunaError):
     code = "NOT_FOUND"
 
 
+class NotRegisteredError(NotFoundError):
+    """A heartbeat is of an instance that is not registered; it is to register first."""
+
+
 class AlreadyExistsError(LunaError):
     """The id is held by a live lease."""
 
@@ -54,6 +58,10 @@ class UnauthenticatedError(LunaError):
     """Credentials are missing or wrong; which part of them is never said."""
 
     code = "UNAUTHENTICATED"
+
+
+class NoCredentialsError(UnauthenticatedError):
+    """None were sent."""
 
 
 class PermissionDeniedError(LunaError):

@@ -18,6 +18,7 @@ from luna_grpc.errors import InvalidArgumentError
 
 MAX_PORT: Final = 65535
 MAX_NAME: Final = 128
+MAX_DOMAIN: Final = 253
 MAX_VERSION: Final = 64
 MAX_DESCRIPTION: Final = 1024
 MAX_URL: Final = 2048
@@ -127,6 +128,7 @@ def check_instance_id(text: str) -> str:
     """
     match = _ID.fullmatch(text)
     if match is None:
+        _check_lengths(text)
         raise InvalidArgumentError(
             f"instance id {shown(text)} is not of the form serviceName:domain:port, for example orders:localhost:8080 "
             "(serviceName: letters, digits, '_', '.', '-'; an IPv6 domain stands in brackets; port: 1 to 65535)",
@@ -142,6 +144,15 @@ def check_instance_id(text: str) -> str:
     if int(port) > MAX_PORT:
         raise InvalidArgumentError(f"the port {port} of the instance id is above {MAX_PORT}", field="instance_id")
     return text
+
+
+def _check_lengths(instance_id: str) -> None:
+    name, _, rest = instance_id.partition(":")
+    for part, value, most in (("serviceName", name, MAX_NAME), ("domain", rest.rpartition(":")[0], MAX_DOMAIN)):
+        if len(value) > most:
+            raise InvalidArgumentError(
+                f"the {part} of the instance id has {len(value)} characters; at most {most} are allowed", field="instance_id"
+            )
 
 
 def service_name_of(instance_id: str) -> str:
@@ -168,7 +179,7 @@ def _is_ipv6(text: str) -> bool:
 def shown(text: str, most: int = 80) -> str:
     """Quote what someone sent for an error message, safely and not at length."""
     quoted = ascii(text[: most + 1])
-    return quoted if len(quoted) <= most else quoted[:most] + "..."
+    return quoted if len(quoted) <= most else quoted[:most].rstrip("\\") + quoted[0] + "..."
 
 
 class Info(NamedTuple):

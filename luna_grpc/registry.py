@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import MAX_ADVANCE, Clock
-from luna_grpc.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from luna_grpc.errors import InvalidArgumentError, NotFoundError, NotRegisteredError, UnavailableError
 from luna_grpc.histogram import Histogram
 from luna_grpc.model import (
     MAX_NAME,
@@ -190,7 +190,7 @@ class Registry:
         """
         registration = self.store.get(beat.instance_id)
         if registration is None:
-            raise NotFoundError(f"{check_instance_id(beat.instance_id)} is not registered; register it first (REST: POST it)")
+            raise NotRegisteredError(f"{check_instance_id(beat.instance_id)} is not registered; register it first")
         actor.user.check_covers(beat.instance_id, registration.instance.info.name)
         if registration.live and beat.repeats(registration.instance) and not registration.changing:
             self.renew((registration,), actor.door, holder)

@@ -23,6 +23,7 @@ import uvloop
 from gateway.app import RestServer
 from luna_grpc import files, users
 from luna_grpc.auth import Account, Authenticator
+from luna_grpc.background import reported
 from luna_grpc.capacity import Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
@@ -148,8 +149,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         registry.loading = False
         sweeper = await stack.enter_async_context(_beside(sweep_forever(registry, timings)))
         if certificates is not None:
-            await stack.enter_async_context(_beside(certificates.renew(partial(_renew, grpc_server, rest_server))))
-        await stack.enter_async_context(_beside(files.watch_forever()))
+            renew = partial(certificates.renew, partial(_renew, grpc_server, rest_server))
+            await stack.enter_async_context(_beside(reported("certificates", renew)))
+        await stack.enter_async_context(_beside(reported("open files", files.watch_forever)))
         grpc_server.serving()
         rest_server.ready = True
         yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, sweeper)
@@ -160,6 +162,12 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
 
 def _authenticator(settings: Settings) -> Authenticator:
     password = settings.auth_password.get_secret_value()
+    if settings.users_file and not password:
+        log.info(
+            "only users of the users file can log in",
+            path=settings.users_file,
+            reason=f"{variable('auth_password')} is not set, so {settings.auth_username!r} of the settings is no user",
+        )
     # With a users file or client certificates, a password that nobody has set lets nobody in.
     return Authenticator(
         settings.auth_username,

@@ -39,6 +39,7 @@ def connected(path: str) -> tuple[sqlite3.Connection, bool]:
     """
     connection = None
     try:
+        _check_place(Path(path))
         fresh = _is_missing(path)
         if fresh:
             _make(path)
@@ -51,6 +52,13 @@ def connected(path: str) -> tuple[sqlite3.Connection, bool]:
             connection.close()
         raise unusable(path, error) from error
     return connection, fresh
+
+
+def _check_place(file: Path) -> None:
+    if file.is_dir():
+        raise StateFileError(f"the state file {file} is a directory: name a file in it, for example {file / 'state.db'}")
+    if not file.parent.exists():
+        raise StateFileError(f"the state file {file} cannot be made, its directory does not exist: mkdir -p {file.parent}")
 
 
 def _is_missing(path: str) -> bool:

@@ -182,6 +182,8 @@ class Certificates:
 def _bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
+    except IsADirectoryError:
+        raise TlsError(f"the TLS file {path} is a directory: name a file in it") from None
     except OSError as error:
         raise TlsError(
             f"the TLS file {path} cannot be read ({error.strerror}): is the path right, and may this user read it?"

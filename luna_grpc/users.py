@@ -25,6 +25,8 @@ from luna_grpc.auth import Account
 
 MAX_PASSWORD: Final = 1024
 """Characters."""
+MAX_NAME: Final = 128
+"""Characters."""
 _PRIVATE: Final = 0o600
 
 
@@ -71,6 +73,7 @@ def read(path: str) -> dict[str, Account]:
         UsersFileError: it cannot be read, or an entry is wrong.
 
     """
+    _check_no_directory(path)
     try:
         entries = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -129,6 +132,8 @@ def check_name(name: str) -> None:
         UsersFileError: it cannot.
 
     """
+    if len(name) > MAX_NAME:
+        raise UsersFileError(f"the user name has {len(name)} characters; at most {MAX_NAME} are allowed")
     if not name or ":" in name or not name.isprintable():
         raise UsersFileError(f"the user name {name!r} is empty, or holds a colon (Basic auth allows none) or what cannot be shown")
 
@@ -151,6 +156,7 @@ def _account(path: str, name: str, entry: object) -> Account:
 
 
 def _document(path: str, *, missing_ok: bool = False) -> tomlkit.TOMLDocument:
+    _check_no_directory(path)
     try:
         return tomlkit.parse(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -163,9 +169,16 @@ def _document(path: str, *, missing_ok: bool = False) -> tomlkit.TOMLDocument:
         raise UsersFileError(f"the users file {path} is not TOML: {error}") from None
 
 
+def _check_no_directory(path: str) -> None:
+    if Path(path).is_dir():
+        raise UsersFileError(f"the users file {path} is a directory: name a file in it, for example {Path(path) / 'users.toml'}")
+
+
 def _write(path: str, document: tomlkit.TOMLDocument) -> None:
     """Write the whole file or nothing of it; only its owner can read a new one."""
     target = Path(path)
+    if not target.parent.exists():
+        raise UsersFileError(f"the users file {path} cannot be made, its directory does not exist: mkdir -p {target.parent}")
     try:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else _PRIVATE
         with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", encoding="utf-8", delete=False) as file:

@@ -243,3 +243,17 @@ def test_argon2_tells_wrong_from_right() -> None:
     """The hashes of these tests are real ones, if cheap."""
     with pytest.raises(VerifyMismatchError):
         CHEAP.verify(ACCOUNTS["alice"].hash, "b")
+
+
+@pytest.mark.parametrize("spelling", ["basic {}", "BASIC   {}", " Basic {} "])
+async def test_another_spelling_of_right_credentials_is_no_guess(
+    authenticator: Authenticator, hasher: Hasher, spelling: str
+) -> None:
+    """Once the usual one is known, wrong guesses of others at the same address keep nobody out."""
+    await authenticator.verified(basic("alice", "a"), HERE)
+    hashed = len(hasher.checked)
+    for number in range(10):
+        await refused(authenticator, basic("alice", f"guess {number}"))
+    encoded = basic("alice", "a").removeprefix("Basic ")
+    assert (await authenticator.verified(spelling.format(encoded), HERE)).name == "alice"
+    assert len(hasher.checked) == hashed + 10

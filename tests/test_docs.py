@@ -143,6 +143,13 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_the_contents_of_operations_name_its_headings() -> None:
+    """All of them in their order, each with a link that leads there."""
+    listed = re.findall(r"^- \[(.+)\]\(#(.+)\)$", OPERATIONS.partition("\n## ")[0], re.MULTILINE)
+    headings = re.findall(r"^## (.+)$", OPERATIONS, re.MULTILINE)
+    assert listed == [(heading, re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")) for heading in headings]
+
+
 def _needs(*tools: str) -> None:
     """Skip a test whose tools are not there; in CI they have to be."""
     for tool in tools:
@@ -219,7 +226,7 @@ async def section(title: str, folder: Path) -> AsyncIterator[tuple[Luna, list[st
             if kind == "bash":
                 ports = ("4000", "50051") if server is None else (server.rest.rpartition(":")[2], server.grpc.rpartition(":")[2])
                 hangup = f"kill -HUP {server.pid}" if server else ""
-                outputs.append(await shell(block.replace("pkill -HUP -f 'luna serve'", hangup), *ports, folder=folder))
+                outputs.append(await shell(block.replace("kill -HUP PID", hangup), *ports, folder=folder))
             else:
                 flags = shlex.split(block.removeprefix("luna serve "))
                 server = await stack.enter_async_context(luna(*flags, folder=folder))

@@ -40,3 +40,11 @@ def test_a_field_is_called_as_the_json_calls_it() -> None:
     """Not as the model does."""
     body = rest.body(errors.InvalidArgumentError("wrong", field="weight"))
     assert body == {"error": "wrong", "code": "INVALID_ARGUMENT", "field": "balancerOptions.weight"}
+
+
+def test_each_door_says_how_to_put_it_right_there() -> None:
+    """REST speaks of curl and POST; the domain, which gRPC clients hear too, of neither."""
+    missing = errors.NotRegisteredError("a:b:1 is not registered; register it first")
+    assert rest.body(missing)["error"] == "a:b:1 is not registered; register it first: POST it"
+    assert rest.body(errors.NoCredentialsError("use Basic auth"))["error"] == "use Basic auth, for example curl -u NAME:PASSWORD"
+    assert rest.body(errors.NotFoundError("gone"))["error"] == "gone"

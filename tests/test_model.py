@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luna_grpc.errors import InvalidArgumentError
-from luna_grpc.model import Info, Instance, Status, StatusReason, check_instance_id
+from luna_grpc.model import Info, Instance, Status, StatusReason, check_instance_id, shown
 
 
 @pytest.mark.parametrize(
@@ -175,3 +175,23 @@ def test_the_effective_status_follows_from_two_facts(
     """What was reported counts only while the lease lives and nobody drained the instance."""
     instance = Instance(Info.of("a:b:1"), reported, ended, 1, 0, drained)
     assert (instance.status, instance.reason, instance.up) == (status, reason, status is Status.OK)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{'a' * 129}:localhost:80", "the serviceName of the instance id has 129 characters; at most 128 are allowed"),
+        (f"orders:{'a' * 254}:80", "the domain of the instance id has 254 characters; at most 253 are allowed"),
+    ],
+)
+def test_an_instance_id_that_is_too_long_is_told_the_limit(text: str, words: str) -> None:
+    """The part that is too long, how long it is, and the most."""
+    with pytest.raises(InvalidArgumentError) as refused:
+        check_instance_id(text)
+    assert refused.value.message == words
+
+
+def test_a_shortened_quote_is_closed() -> None:
+    """What is cut off stands outside of it; no escape is left open before the end."""
+    assert shown("a" * 90) == f"'{'a' * 79}'..."
+    assert shown("a" * 78 + chr(92) * 9) == f"'{'a' * 78}'..."

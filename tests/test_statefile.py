@@ -351,8 +351,8 @@ async def test_what_a_person_sees(path: Path, tmp_path: Path) -> None:
     assert "is none of Luna's" in await said(path)
     path.write_bytes(b"")
     assert f"rm {path}" in await said(path)
-    assert "its directory has to exist" in await said(tmp_path / "nowhere" / "state.db")
-    assert "cannot be opened and written" in await said(tmp_path)
+    assert f"mkdir -p {tmp_path}/nowhere" in await said(tmp_path / "nowhere" / "state.db")
+    assert "is a directory: name a file in it" in await said(tmp_path)
 
 
 @contextmanager
@@ -437,3 +437,12 @@ async def test_no_thread_is_left_when_something_else_is_wrong(path: Path, tmp_pa
         assert code == 1
         assert port in lines[-1]
     assert await opened(path) == {}
+
+
+def test_a_place_where_no_file_can_be_is_said(tmp_path: Path) -> None:
+    """A directory that is not there, with the command that makes it; and a directory given as the file."""
+    path = tmp_path / "none" / "state.db"
+    with pytest.raises(StateFileError, match=f"mkdir -p {path.parent}"):
+        stateopen.connected(str(path))
+    with pytest.raises(StateFileError, match=f"is a directory: name a file in it, for example {tmp_path}/state.db"):
+        stateopen.connected(str(tmp_path))

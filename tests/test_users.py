@@ -140,16 +140,16 @@ async def test_users_are_added_listed_and_removed(file: Path) -> None:
     """The file by flag or by the variable of luna serve; passwords from standard input are not shown again."""
     where = {"LUNA_USERS_FILE": str(file)}
     added = await luna_user(
-        "add", "ci", "--prefix", "orders", "--prefix", "billing-", "--password-stdin", stdin=b"s3cret\n", env=where
+        "add", "ci", "--prefix", "orders", "--prefix", "billing-", "--password-stdin", stdin=b"s3cret-long\n", env=where
     )
     assert (added.code, added.err) == (0, "")
     assert added.out.startswith(f"ci is now a writer in {file}. A running registry reads the file again on SIGHUP")
     assert (await luna_user("add", "eyes", "--role", "reader", "--password-stdin", "--file", str(file), stdin=b"x\r\n")).code == 0
     listed = await luna_user("list", env=where)
     assert listed == Done(0, "ci\twriter\torders billing-\neyes\treader\n", "")
-    assert "s3cret" not in added.out
+    assert "s3cret-long" not in added.out
     accounts = users.read(str(file))
-    assert PasswordHasher().verify(accounts["ci"].hash, "s3cret")
+    assert PasswordHasher().verify(accounts["ci"].hash, "s3cret-long")
     removed = await luna_user("remove", "ci", "--file", str(file))
     assert (removed.code, removed.err) == (0, "")
     assert set(users.read(str(file))) == {"eyes"}
@@ -219,3 +219,23 @@ async def test_each_command_has_an_example(command: str) -> None:
     done = await luna_user(command, "--help")
     assert done.code == 0
     assert f"Example: luna user {command}" in done.out
+
+
+async def test_names_have_a_limit_and_weak_passwords_a_warning(file: Path) -> None:
+    """A long name is refused; a short password is taken, and warned of on stderr."""
+    refused = await luna_user("add", "a" * 129, "--password-stdin", "--file", str(file), stdin=b"long enough\n")
+    assert (refused.code, refused.err) == (1, "luna: the user name has 129 characters; at most 128 are allowed\n")
+    taken = await luna_user("add", "alice", "--password-stdin", "--file", str(file), stdin=b"seven77\n")
+    assert (taken.code, "shorter than 8 characters" in taken.err) == (0, True)
+    good = await luna_user("add", "bob", "--password-stdin", "--file", str(file), stdin=b"eight888\n")
+    assert (good.code, good.err) == (0, "")
+
+
+async def test_a_place_where_no_users_file_can_be_is_said(file: Path) -> None:
+    """A directory that is not there, with the command that makes it; and a directory given as the file."""
+    path = file.parent / "none" / "users.toml"
+    missing = await luna_user("add", "bob", "--password-stdin", "--file", str(path), stdin=b"eight888\n")
+    assert (missing.code, f"mkdir -p {path.parent}" in missing.err) == (1, True)
+    for arguments in (["list"], ["remove", "bob"]):
+        wrong = await luna_user(*arguments, "--file", str(file.parent))
+        assert (wrong.code, f"is a directory: name a file in it, for example {file.parent}/users.toml" in wrong.err) == (1, True)

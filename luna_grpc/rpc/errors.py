@@ -14,15 +14,22 @@ from luna_grpc import errors
 STATUS: Final[dict[type[errors.LunaError], grpc.StatusCode]] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.NotRegisteredError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.SupersededError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NoCredentialsError: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 
-CODES: Final = (*(error.code for error in STATUS), "UNIMPLEMENTED", "INTERNAL")
+_STEPS: Final[dict[type[errors.LunaError], str]] = {
+    errors.NoCredentialsError: ", with the metadata authorization: Basic BASE64 (of NAME:PASSWORD)",
+}
+"""How to put it right through this door."""
+
+CODES: Final = (*dict.fromkeys(error.code for error in STATUS), "UNIMPLEMENTED", "INTERNAL")
 """Whatever a call can be refused with."""
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -39,19 +46,17 @@ def status_code(error: errors.LunaError) -> grpc.StatusCode:
 
 async def abort(context: Context, error: errors.LunaError) -> NoReturn:
     """End a call with what an error says: the field at fault as a BadRequest, when to try again as a RetryInfo."""
-    code = status_code(error)
+    code, message = status_code(error), error.message + _STEPS.get(type(error), "")
     details: list[AnyMessage] = []
     if error.field:
-        details.append(
-            _packed(BadRequest(field_violations=[BadRequest.FieldViolation(field=error.field, description=error.message)]))
-        )
+        details.append(_packed(BadRequest(field_violations=[BadRequest.FieldViolation(field=error.field, description=message)])))
     if error.retry_after:
         details.append(_packed(RetryInfo(retry_delay=Duration(seconds=error.retry_after))))
     metadata: tuple[tuple[str, bytes], ...] = ()
     if details:
-        status = Status(code=code.value[0], message=error.message, details=details)
+        status = Status(code=code.value[0], message=message, details=details)
         metadata = ((_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(code, error.message, metadata)
+    await context.abort(code, message, metadata)
 
 
 def _packed(message: Message) -> AnyMessage:

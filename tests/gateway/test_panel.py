@@ -10,6 +10,7 @@ from aiohttp import ClientSession
 from yarl import URL
 
 from gateway.pages import HEADERS, ago
+from gateway.panel import error_page
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.serve import Running
 from support import instance_json
@@ -190,3 +191,12 @@ async def test_static_files_are_only_ours(rest: ClientSession) -> None:
     for path in paths:
         response = await rest.get(URL(f"/registry/v1/static/{path}", encoded=True))
         assert response.status in {403, 404}
+
+
+def test_who_is_not_signed_in_is_sent_to_the_users_file_when_there_is_one() -> None:
+    """Else to the variables of the one user."""
+    plain = error_page(401, "no", signed_in=False).text or ""
+    with_file = error_page(401, "no", signed_in=False, users_file=True).text or ""
+    assert "LUNA_AUTH_USERNAME" in plain
+    assert "LUNA_AUTH" not in with_file
+    assert "users file" in with_file

@@ -436,7 +436,7 @@ async def test_without_credentials_nothing_is_answered(server: Running, method: 
         response = await client.request(method, path, headers={} if header is None else {"Authorization": header})
         assert response.headers["WWW-Authenticate"] == 'Basic realm="Luna", charset="UTF-8"'
         words = await refused(response, 401, "UNAUTHENTICATED")
-        expected = "no credentials were sent: use Basic auth, for example curl -u admin:" if header is None else WRONG
+        expected = "no credentials were sent: use Basic auth, for example curl -u NAME:PASSWORD" if header is None else WRONG
         assert words == expected
 
 
