@@ -29,7 +29,6 @@ _WORDS: Final = {
 _OTHER_NAMES: Final = frozenset(
     {
         "LUNA_REST_URL",
-        "LUNA_GRPC_ADDRESS",
         "LUNA_ADDRESS",
         "LUNA_TLS",
         "LUNA_TLS_CA",

@@ -8,7 +8,7 @@ import type { RegistryClient } from "./stubs/luna/registry/v1/Registry.js";
 import type { ProtoGrpcType } from "./stubs/registry.js";
 
 const env = process.env;
-const ADDRESS = env["LUNA_GRPC_ADDRESS"] ?? "127.0.0.1:50051";
+const ADDRESS = env["LUNA_ADDRESS"] ?? "127.0.0.1:50051";
 const USER = `${env["LUNA_AUTH_USERNAME"] ?? "admin"}:${env["LUNA_AUTH_PASSWORD"] ?? ""}`;
 export const CREDENTIALS = new grpc.Metadata();
 CREDENTIALS.set("authorization", `Basic ${Buffer.from(USER).toString("base64")}`);
@@ -64,7 +64,10 @@ export function answered<T>(
 }
 
 /** What a client knows between two tries. */
-export type Tries = { attempts: number /** since the last answer */; interval: number /** in ms, the longest pause */ };
+export interface Tries {
+  attempts: number; // since the last answer
+  interval: number; // the longest pause between two tries, in ms
+}
 
 /** Does a task again and again, until told to stop or refused. A registry that is away is waited for. */
 export async function retry(tries: Tries, stop: AbortSignal, task: () => Promise<void>): Promise<void> {

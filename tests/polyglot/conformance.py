@@ -1,6 +1,6 @@
 """What every client of Luna has to do, and a driver that tries it on a real one, in whatever language it is written.
 
-A client is a command. Its environment has `LUNA_GRPC_ADDRESS`, `INSTANCE_ID`, `LUNA_AUTH_USERNAME` and `LUNA_AUTH_PASSWORD`, and it
+A client is a command. Its environment has `LUNA_ADDRESS`, `INSTANCE_ID`, `LUNA_AUTH_USERNAME` and `LUNA_AUTH_PASSWORD`, and it
 keeps that instance registered until SIGTERM. What it says of its health is the last line of its standard input, `OK` or `DOWN`.
 
 Any command can be tried: `PYTHONPATH=tests .venv/bin/python tests/polyglot/conformance.py COMMAND...`
@@ -55,7 +55,7 @@ class Stage:
     async def running(self, password: str = "") -> AsyncIterator[Process]:
         """Run the client until the end of the context."""
         settings = {
-            "LUNA_GRPC_ADDRESS": self._server.grpc,
+            "LUNA_ADDRESS": self._server.grpc,
             "INSTANCE_ID": INSTANCE_ID,
             "LUNA_AUTH_USERNAME": "admin",
             "LUNA_AUTH_PASSWORD": password,

@@ -22,7 +22,6 @@ class Program:
     command: tuple[str, ...]
     folder: Path
     instance_id: str
-    speaks_grpc: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Language:
 _NODE = "install Node.js 20 or later with npm: https://nodejs.org"
 _JAVA = ("java", "-cp", f"target/examples.jar{os.pathsep}target/libraries/*")
 LANGUAGES = {
-    "python": Language((sys.executable, "worker.py")),
+    "python": Language((sys.executable, "stubs.py")),
     "typescript": Language(
         # Without npm between us and the program, which would get our signals.
         ("node", "--import", "tsx", "grpc.ts"),
@@ -77,7 +76,7 @@ def grpc_worker(language: str) -> Program:
 def rest_worker() -> Program:
     """Return the worker that speaks REST."""
     built("typescript")
-    return Program(("node", "--import", "tsx", "rest.ts"), EXAMPLES / "typescript", "orders-rest:localhost:8080", speaks_grpc=False)
+    return Program(("node", "--import", "tsx", "rest.ts"), EXAMPLES / "typescript", "orders-rest:localhost:8080")
 
 
 def built(language: str) -> None:

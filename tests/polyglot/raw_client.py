@@ -42,7 +42,7 @@ class RawClient:
     async def run(self) -> None:
         while not self.stopping:
             async with grpc.aio.insecure_channel(
-                os.environ["LUNA_GRPC_ADDRESS"], options=[("grpc.use_local_subchannel_pool", 1)]
+                os.environ["LUNA_ADDRESS"], options=[("grpc.use_local_subchannel_pool", 1)]
             ) as channel:
                 try:
                     await self.session(registry_pb2_grpc.RegistryStub(channel))

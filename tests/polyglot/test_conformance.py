@@ -25,8 +25,8 @@ async def test_a_client_conforms(language: str, step: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_the_python_sdk_conforms(step: str) -> None:
-    """In every step."""
-    await check(Client((sys.executable, "with_sdk.py"), EXAMPLES / "python"), step)
+    """It keeps the same rules as the programs with plain stubs."""
+    await check(Client((sys.executable, "worker.py"), EXAMPLES / "python"), step)
 
 
 @pytest.mark.parametrize("step", STEPS)

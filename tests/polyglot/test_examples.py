@@ -43,7 +43,7 @@ async def _running(
     """Run a program until the end of the context."""
     settings = {
         "LUNA_REST_URL": rest,
-        "LUNA_GRPC_ADDRESS": grpc,
+        "LUNA_ADDRESS": grpc,
         "LUNA_AUTH_USERNAME": "admin",
         "LUNA_AUTH_PASSWORD": password,
         "HEARTBEAT_SECONDS": str(ttl / 3),
@@ -94,8 +94,12 @@ def _is_ok(instance: dict[str, Any]) -> bool:
     return instance.get("status") == "OK"
 
 
-async def test_a_program_stays_registered_until_it_is_told_to_stop(program: Program) -> None:
-    """It registers, beats in time, registers with a registry that was started anew, and deregisters on SIGTERM."""
+async def test_the_program_that_speaks_rest_stays_registered_until_it_is_told_to_stop() -> None:
+    """It registers, beats in time, registers with a registry that was started anew, and deregisters on SIGTERM.
+
+    For those that speak gRPC there is test_conformance.py.
+    """
+    program = rest_worker()
     flags = ("--lease-ttl", str(TTL))
     async with luna(*flags) as server, _running(program, server.rest, server.grpc) as process:
         assert await _line(process) == f"registered {program.instance_id}"

@@ -30,7 +30,7 @@ async def _watching(language: str, address: str, password: str = "") -> AsyncIte
     """Watch `orders` until the end of the context."""
     process = await asyncio.create_subprocess_exec(
         *LANGUAGES[language].watch, "orders", cwd=EXAMPLES / language,
-        env=clean_environment() | {"LUNA_GRPC_ADDRESS": address, "LUNA_AUTH_PASSWORD": password},
+        env=clean_environment() | {"LUNA_ADDRESS": address, "LUNA_AUTH_PASSWORD": password},
         stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     try:

@@ -60,7 +60,7 @@ func Retry(ctx context.Context, attempts *int, longest *time.Duration, task func
 
 // Open opens a connection of its own: one that is shared with other parts of a program may be the one that has gone silent.
 func Open() (registryv1.RegistryClient, *grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(cmp.Or(os.Getenv("LUNA_GRPC_ADDRESS"), "127.0.0.1:50051"),
+	conn, err := grpc.NewClient(cmp.Or(os.Getenv("LUNA_ADDRESS"), "127.0.0.1:50051"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithPerRPCCredentials(basic{}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}))

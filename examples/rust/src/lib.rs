@@ -32,9 +32,9 @@ pub fn setting(name: &str, default: &str) -> String {
 
 /// Opens a connection of its own: one that is shared with other parts of a program may be the one that has just gone silent.
 pub fn connect() -> Result<Registry, Status> {
-    let address = setting("LUNA_GRPC_ADDRESS", "127.0.0.1:50051");
+    let address = setting("LUNA_ADDRESS", "127.0.0.1:50051");
     let channel = transport::Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Status::invalid_argument(format!("LUNA_GRPC_ADDRESS: {error}")))?
+        .map_err(|error| Status::invalid_argument(format!("LUNA_ADDRESS: {error}")))?
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(5))
         .connect_lazy();

@@ -21,7 +21,7 @@ final class Registry implements AutoCloseable {
     private static final Metadata.Key<String> AUTHORIZATION = Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
     private final ManagedChannel channel =
-            Grpc.newChannelBuilder(setting("LUNA_GRPC_ADDRESS", "127.0.0.1:50051"), InsecureChannelCredentials.create())
+            Grpc.newChannelBuilder(setting("LUNA_ADDRESS", "127.0.0.1:50051"), InsecureChannelCredentials.create())
                     .keepAliveTime(20, TimeUnit.SECONDS)
                     .keepAliveTimeout(5, TimeUnit.SECONDS)
                     .build();
