@@ -292,7 +292,9 @@ class Registration:
         elif state in {State.LOST, State.STOPPED}:
             self._started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
             self._ended.set(error)
-        if error is not None:
+        if error is None:
+            log.info("%s is %s", self.instance_id, state.value)
+        else:
             log.warning("%s is %s: %s", self.instance_id, state.value, error)
         if state is State.LOST and error is not None:
             for helper in self._vitality:

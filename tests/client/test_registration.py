@@ -20,6 +20,7 @@ from luna_grpc.access import Role
 from luna_grpc.client import OnDisconnect, Registration, State, Status
 from luna_grpc.serve import running
 from pki import Pki
+from proxy import standing_before
 from support import Luna, luna, session, settings_for_tests
 
 
@@ -399,3 +400,20 @@ async def test_a_certificate_can_say_who_asks(tmp_path: Path) -> None:
             with pytest.raises(client.UnavailableError, match=r"no registry at localhost:\d+ \(.*\)"):
                 await Registration(ID, address=address, tls=other, wait=1).start_async()
         assert server.registry.store.count() == 0
+
+
+async def test_a_connection_that_has_fallen_silent_is_left(server: Luna) -> None:
+    """What is sent goes nowhere and nothing comes back, as behind a firewall that forgot the connection: another one is opened."""
+    async with standing_before(server.grpc) as proxy, Registration(ID, address=proxy.address) as registration:
+        await asyncio.sleep(TTL)
+        generation = (await instance(server))["registeredAt"]
+        proxy.silence()
+        silent = time.time() * 1000 + 200  # by then what was on its way has arrived
+
+        async def is_back() -> bool:
+            return bool((await instance(server))["last_heartbeat"] > silent)
+
+        await until(is_back)
+        await until(lambda: registration.state is State.REGISTERED)
+        found = await instance(server)
+        assert (found["registeredAt"], found["status"]) == (generation, "OK")

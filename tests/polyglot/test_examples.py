@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 from programs import EXAMPLES, LANGUAGES, Program, built, grpc_worker, rest_worker
-from proxy import standing_before
 
 from luna_grpc.v1 import registry_pb2 as pb
+from proxy import standing_before
 from support import instance_json, luna, session
 
 TTL = 3.0

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from programs import EXAMPLES, LANGUAGES, built
-from proxy import standing_before
 
 from luna_grpc.v1 import registry_pb2 as pb
+from proxy import standing_before
 from support import Stub, clean_environment, luna
 
 PATIENCE = 20.0
