@@ -19,7 +19,7 @@ import grpc
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness import INSTANCES, eventually, look_up, measured, register, soak, watching
+from harness import INSTANCES, eventually, look_up, measured, need, register, soak, watching
 
 from luna_grpc.model import Info, Instance, Status
 from luna_grpc.statefile import StateFile
@@ -29,13 +29,6 @@ from luna_grpc.v1 import registry_pb2_grpc
 from support import Luna, Stub, channel, clean_environment, instance_json, luna, session
 
 TTL = 2.0
-
-
-def need(tool: str, package: str) -> None:
-    """Skip a test whose tool is missing; in CI it has to be there."""
-    if shutil.which(tool) is None:
-        assert "CI" not in os.environ, f"{tool} is missing"
-        pytest.skip(f"{tool} is missing: apt install {package}")
 
 
 # The order of things, as the kernel saw it
