@@ -413,6 +413,32 @@ async def test_connections_that_are_refused_are_few(monkeypatch: pytest.MonkeyPa
         assert server.rest._runner.connections.told == 0
 
 
+@pytest.mark.parametrize(
+    ("limit", "status", "code"),
+    [("max_connections", 503, "UNAVAILABLE"), ("max_connections_per_address", 429, "RESOURCE_EXHAUSTED")],
+)
+async def test_connections_in_excess_do_not_lower_the_count(limit: str, status: int, code: str) -> None:
+    """However many were aborted, or refused in words: those that are open are counted, and one more is still one too many."""
+    async with limited(**{limit: 2}) as server, AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(line(server)) for _ in range(2)]
+        for each in held:
+            assert (await each.ask(WHOLE)).status == 200
+        counted = server.rest._runner.connections
+        for _ in range(15):
+            async with AsyncExitStack() as excess:
+                for _ in range(10):
+                    await excess.enter_async_context(line(server))
+        async with asyncio.timeout(PATIENCE):
+            while counted.told:  # noqa: ASYNC110 - the server has no reason to tell
+                await asyncio.sleep(0.01)
+        assert counted._open == 2
+        assert sum(counted._addresses.values()) == (2 if limit == "max_connections_per_address" else 0)
+        async with line(server) as another:
+            another.writer.write(WHOLE)
+            await another.refused(status, code, "2 connections")
+        assert [(await each.ask(WHOLE)).status for each in held] == [200, 200]
+
+
 async def test_connections_of_one_address() -> None:
     """429; another address is not concerned."""
     async with limited(max_connections_per_address=1) as server, line(server) as first:
