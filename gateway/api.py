@@ -5,7 +5,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from gateway import views
 from gateway.answers import JSON, text_answer, written_json
 from gateway.body import decoded
-from gateway.lists import Lists
+from gateway.lists import Body, Lists
 from luna_grpc.access import User
 from luna_grpc.model import Actor, Door, check_instance_id
 from luna_grpc.registry import Beat, Registry
@@ -65,19 +65,22 @@ class Api:
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
         """Show all services that there are at this moment, however long it takes to write them."""
-        body = await self._lists.services()
-        response = web.Response(body=body, headers=JSON)
-        if request.version < HttpVersion11 and not isinstance(body, bytes):
-            # Only the end of the connection tells it that the list is over.
-            response.force_close()
-        return response
+        return _listed(request, await self._lists.services())
 
     async def get_service(self, request: web.Request, _: User) -> web.Response:
-        """Show one service."""
-        return written_json(await self._lists.service(request.match_info["name"]))
+        """Show one service, however long it takes to write it."""
+        return _listed(request, await self._lists.service(request.match_info["name"]))
 
     def _decoded(self, request: web.Request, body: bytes) -> bytes:
         return decoded(body, request.headers[hdrs.CONTENT_ENCODING], self._max_body)
+
+
+def _listed(request: web.Request, body: Body) -> web.Response:
+    response = web.Response(body=body, headers=JSON)
+    if request.version < HttpVersion11 and not isinstance(body, bytes):
+        # Only the end of the connection tells it that the list is over.
+        response.force_close()
+    return response
 
 
 def _current(registration: Registration) -> bytes:

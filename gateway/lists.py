@@ -26,6 +26,7 @@ SENT_AFTER: Final = 1
 """Seconds after which other lists may have been sent."""
 
 Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
+Body: TypeAlias = bytes | AsyncIterator[bytes]
 Noted: TypeAlias = tuple[str, list[Registration]]
 """A service and who was in it at one moment."""
 
@@ -48,7 +49,7 @@ class Lists:
 
         return waiting
 
-    async def services(self) -> bytes | AsyncIterator[bytes]:
+    async def services(self) -> Body:
         """Return an array of all services that there are at this moment; in parts, when it is long.
 
         Raises:
@@ -56,29 +57,34 @@ class Lists:
 
         """
         async with self._turn:
-            count = self._registry.store.count()
-            if count <= SLICE:
-                return b"".join(self._slices())
-            if self._sending and self._sending + count > self._most:
-                raise UnavailableError(
-                    f"lists of {self._sending} instances are being sent, and {self._most} are the most (LUNA_MAX_LISTED): try "
-                    "again in a second",
-                    retry_after=SENT_AFTER,
-                )
-            parts = self._in_turns(self._slices())
-            self._sending += count
-            finalize(parts, self._sent, count).atexit = False  # also when nobody takes them to the end
-        return parts
+            return self._body(self._registry.store.count(), self._slices)
 
-    async def service(self, name: str) -> bytes:
-        """Return one service.
+    async def service(self, name: str) -> Body:
+        """Return one service; in parts, when it is long.
 
         Raises:
             NotFoundError: no instance has this name.
+            UnavailableError: lists of too many instances are being sent.
 
         """
-        registrations = list(self._registry.service(name).registrations)
-        return b"".join([part async for part in self._in_turns(_written(name, registrations))])
+        async with self._turn:
+            registrations = self._registry.service(name).registrations
+            return self._body(len(registrations), lambda: _line(name, list(registrations)))
+
+    def _body(self, count: int, slices: Callable[[], Iterator[bytes]]) -> Body:
+        """Return what is written in slices; `count` is how many instances they hold."""
+        if count <= SLICE:
+            return b"".join(slices())
+        if self._sending and self._sending + count > self._most:
+            raise UnavailableError(
+                f"lists of {self._sending} instances are being sent, and {self._most} are the most (LUNA_MAX_LISTED): try "
+                "again in a second",
+                retry_after=SENT_AFTER,
+            )
+        parts = self._in_turns(slices())
+        self._sending += count
+        finalize(parts, self._sent, count).atexit = False  # also when nobody takes them to the end
+        return parts
 
     def _slices(self) -> Iterator[bytes]:
         return _array([(service.name, list(service.registrations)) for service in self._registry.services()])
@@ -92,7 +98,7 @@ class Lists:
             async with self._turn:
                 part = next(slices, None)
             more = part is not None
-            if part:
+            if part is not None:
                 yield part
 
 
@@ -104,22 +110,24 @@ def _array(services: Iterable[Noted]) -> Iterator[bytes]:
         before = b","
         for part in _written(name, registrations):
             parts.append(part)
-            if not part:
-                yield b""
-        unsent += len(registrations)
-        if unsent >= SLICE:
-            yield b"".join(parts)
-            parts, unsent = [], 0
+            unsent += min(SLICE, len(registrations))
+            if unsent >= SLICE:
+                yield b"".join(parts)
+                parts, unsent = [], 0
     yield b"".join(parts) + (b"]\n" if before == b"," else b"[]\n")
 
 
+def _line(name: str, registrations: list[Registration]) -> Iterator[bytes]:
+    """Write one service by itself."""
+    yield from _written(name, registrations)
+    yield b"\n"
+
+
 def _written(name: str, registrations: list[Registration]) -> Iterator[bytes]:
-    """Write a service; nothing comes as often as others are to have their turn."""
+    """Write a service, `SLICE` instances at a time."""
     moments = [(each.instance, each.last_heartbeat) for each in registrations]
-    service = views.service(Service(name, registrations, sum(instance.up for instance, _ in moments)))
-    instances: list[bytes] = []
+    before = views.opening(Service(name, registrations, sum(instance.up for instance, _ in moments)))
     for start in range(0, len(moments), SLICE):
-        if start:
-            yield b""
-        instances += [views.instance(*moment) for moment in moments[start : start + SLICE]]
-    yield views.whole(service, instances)
+        written = b",".join([views.instance(*moment) for moment in moments[start : start + SLICE]])
+        yield before + written + (b"," if start + SLICE < len(moments) else views.CLOSING)
+        before = b""

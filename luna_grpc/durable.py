@@ -108,8 +108,11 @@ class DurableStore(MemoryStore):
             self._flusher.cancel()
             await asyncio.wait([self._flusher])
         with suppress(LunaError):
-            while self._unwritten:
-                await self._write_some()
+            while self._turns or self._unwritten:  # what is changing is written by its change, so nothing else may be left
+                if self._turns:
+                    await asyncio.wait(self._turns.values())
+                else:
+                    await self._write_some()
 
     def _restore(self, kept: Kept, ttl: float) -> None:
         registration = Registration(kept.instance, kept.owner, Terms(self._clock.now() + ttl, kept.last_heartbeat))

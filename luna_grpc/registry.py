@@ -259,6 +259,9 @@ class Registry:
         """Return how many services there are."""
         if status is None:
             return self.store.count_services(prefix)
+        if not prefix:
+            totals = self.store.totals()
+            return totals.services_up if status is ServiceStatus.UP else totals.services - totals.services_up
         return sum(1 for _ in self.services(prefix=prefix, status=status))
 
     def services(self, *, after: str = "", prefix: str = "", status: ServiceStatus | None = None) -> Iterator[Service]:

@@ -3,8 +3,9 @@
 One thread of its own writes. It takes whatever waits, writes it in one transaction and lets the disk confirm it, with an fdatasync
 of the write-ahead log (`synchronous=FULL`), before anyone is told. So under load many changes share one fdatasync.
 
-When the file cannot be written, every change of that transaction is refused, and the next one is tried as if nothing had happened:
-a disk that has room again needs no restart.
+When the file cannot be written, every change of that transaction is refused, and the next one is tried: a disk that has room again
+needs no restart. What the disk did not confirm is thrown out of the log before the next transaction. Else the end of a longer one
+could stand behind a shorter one that is good, and nobody could tell that from a damaged log (see `luna_grpc.walcheck`).
 """
 
 import asyncio
@@ -65,6 +66,7 @@ class StateFile:
         """How many the disk has confirmed since the start."""
         self._asked_at = 0.0  # since when the disk owes an answer, if something waits
         self._silent = False  # whether it was noticed that it takes long
+        self._leftovers = True  # whether the log may hold more than what was confirmed: of a crash, or of a failed transaction
         self._identity = _identity(path)
         self._connection = connection
         self._in_use = Lock()  # the connection, by a thread
@@ -173,6 +175,8 @@ class StateFile:
         try:
             if _identity(self.path) != self._identity:
                 return "it was removed or replaced while Luna was running; put it back, or restart Luna"
+            if self._leftovers:
+                self._begin_log_anew()
             self._connection.execute("BEGIN IMMEDIATE")
             if generation:
                 self._connection.execute(*stateformat.given(generation))
@@ -180,11 +184,26 @@ class StateFile:
                 self._connection.execute(statement, values)
             self._connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told to those who wait
+            # Where there is no room, the frame that ends the transaction was not written either; and to empty the log would give
+            # the room that it has to others.
+            self._leftovers = self._leftovers or getattr(error, "sqlite_errorname", "") != "SQLITE_FULL"
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
             return words(error)
         return ""
+
+    def _begin_log_anew(self) -> None:
+        """Let the file have all that was confirmed, and empty the log.
+
+        Raises:
+            sqlite3.Error: the disk does not take it; then nothing may be added to the log either.
+
+        """
+        [busy, *_] = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("its log is being read")
+        self._leftovers = False
 
     def _tell(self, writes: list[Write], failure: str) -> None:
         """Let those who wait go on; called in the loop."""

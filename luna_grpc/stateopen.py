@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -91,14 +91,35 @@ def _is_locked(file: Path) -> bool:
 
 
 def _make(path: str) -> None:
-    """Make a file; it gets its name when all of it is on the disk, so there is never a part of one."""
+    """Make a file; it gets its name when all of it is on the disk, so there is never a part of one.
+
+    Raises:
+        StateFileError: another process makes it, or has just made it.
+
+    """
     new = path + ".new"
-    with suppress(FileNotFoundError):
-        Path(new).unlink()  # of a start that was cut off
-    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # who may read it knows every owner
-    with closing(_connection(new)) as connection:
-        stateformat.make(connection)
-    Path(new).rename(path)
+    with open(new, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as making:
+        try:
+            fcntl.flock(making, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateFileError(_in_use(path)) from None
+        if Path(path).exists():  # whoever had the lock before has made it meanwhile
+            Path(new).unlink(missing_ok=True)
+            raise StateFileError(_in_use(path))
+        making.truncate(0)  # what is in it is of a start that was cut off
+        with closing(_connection(new)) as connection:
+            stateformat.make(connection)
+        Path(new).rename(path)
+    _keep_name(path)
+
+
+def _keep_name(path: str) -> None:
+    """Let the disk have the name of a file."""
+    directory = os.open(Path(path).parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _connection(path: str) -> sqlite3.Connection:
@@ -136,13 +157,17 @@ def unusable(path: str, error: Exception) -> StateFileError:
             "restore it from a backup"
         )
     if name.startswith("SQLITE_BUSY"):
-        return StateFileError(f"the state file {path} is in use by another process: stop that one, or {_OTHER}")
+        return StateFileError(_in_use(path))
     if isinstance(error, OSError) or name.startswith((*_CAUSES, "SQLITE_PERM")):
         return StateFileError(
             f"the state file {path} cannot be opened and written ({words(error)}): its directory has to exist and to have room, "
             "and the user that runs Luna has to be allowed to write there"
         )
     return StateFileError(_damaged(path, str(error)))
+
+
+def _in_use(path: str) -> str:
+    return f"the state file {path} is in use by another process: stop that one, or {_OTHER}"
 
 
 def _damaged(path: str, found: str) -> str:

@@ -19,6 +19,7 @@ from luna_grpc.errors import AlreadyExistsError, LunaError, NotFoundError, Resou
 from luna_grpc.events import EventType
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Info, Status, StatusReason
+from luna_grpc.statefile import StateFile
 from luna_grpc.stateformat import Kept, keep
 from luna_grpc.store import Registration
 from statefiles import (
@@ -677,6 +678,22 @@ async def test_closing_writes_what_waits(path: Path, clock: FakeClock) -> None:
         assert known(again) == known(store)
         assert found(again, "a:h:1").instance.ended is StatusReason.DISCONNECTED
     assert [each.name for each in files_in(path.parent)] == [path.name]
+
+
+async def test_closing_waits_for_a_change_that_came_late(path: Path, clock: FakeClock) -> None:
+    """One that began while the store was closing, of an instance of which memory knows more than the disk."""
+    store = DurableStore(clock, StateFile.open(str(path)), evict_after=EVICT_AFTER)
+    first, second = await register(store, clock, "a:h:1"), await register(store, clock, "a:h:2")
+    async with slow_disk(store.file):
+        await store.end([first], StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+        closing = asyncio.create_task(store.close())
+        await settle()
+        late = asyncio.create_task(change(store, clock, "a:h:2", reported=Status.DOWN))
+        await settle()
+        await store.end([second], StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+    await asyncio.gather(closing, late)
+    async with durable(path) as again:
+        assert known(again) == known(store)
 
 
 async def test_closing_does_not_wait_for_ever(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from luna_grpc.errors import (
     SupersededError,
 )
 from luna_grpc.memory import MemoryStore
-from luna_grpc.model import Actor, Door, Info, OnDisconnect, Status, StatusReason
+from luna_grpc.model import Actor, Door, Info, OnDisconnect, ServiceStatus, Status, StatusReason
 from luna_grpc.registry import MAX_HOLD, Beat, LeasePolicy, Registry
 from luna_grpc.store import Registration
 from luna_grpc.streams import HeartbeatStream
@@ -442,3 +442,18 @@ async def test_a_stream_remembers_no_more_ids_than_it_may(registry: Registry) ->
     stream.bind("a:h:3", registry.get("a:h:3").instance.generation)
     assert await failures_of(stream, ["a:h:3"]) == []
     assert await failures_of(HeartbeatStream(registry, GRPC, most=3), ["a:h:4"]) == []
+
+
+async def test_services_of_a_status_are_counted_without_walking_them(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store knows how many are UP; only a prefix makes it look at those of that prefix, and both agree."""
+    for name, status in (("ap", Status.OK), ("aq", Status.DOWN), ("b", Status.OK), ("c", Status.DOWN), ("d", Status.DOWN)):
+        await registry.register(Info.of(f"{name}:h:1"), status, actor=GRPC)
+    prefixed = [registry.count_services(prefix="a", status=status) for status in (ServiceStatus.UP, ServiceStatus.DOWN)]
+    walked = [len(list(registry.services(status=status))) for status in (ServiceStatus.UP, ServiceStatus.DOWN)]
+
+    def walk(_: str, __: str) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(registry.store, "services", walk)
+    counted = [registry.count_services(status=status) for status in (ServiceStatus.UP, ServiceStatus.DOWN)]
+    assert (counted, walked, prefixed) == ([2, 3], [2, 3], [1, 1])

@@ -380,6 +380,38 @@ async def test_a_file_in_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert sum(len(service["instances"]) for service in await answer.json()) == 19
 
 
+def test_two_first_starts_at_the_same_time(tmp_path: Path) -> None:
+    """One has the file, whichever it is; the other is told that it is in use, and nothing else is left behind."""
+    script = (
+        "import sys; from luna_grpc import stateopen; stateopen.LOCKED = 0.01; print(flush=True); input()\n"
+        "try: stateopen.connected(sys.argv[1]); print('has it', flush=True); input()\n"
+        "except stateopen.StateFileError as error: print(error, flush=True); input()"
+    )
+    for number in range(5):
+        path = tmp_path / f"{number}" / "state.db"
+        path.parent.mkdir()
+        with (
+            subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one,
+            subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as two,
+        ):
+            for each in (one, two):
+                assert each.stdout is not None
+                each.stdout.readline()
+            for each in (one, two):
+                assert each.stdin is not None
+                each.stdin.write(b"\n")
+                each.stdin.flush()
+            said = []
+            for each in (one, two):
+                assert each.stdout is not None
+                said.append(each.stdout.readline().decode())
+            for each in (one, two):
+                each.communicate(b"\n", timeout=10)
+        assert sorted("in use by another process" in line for line in said) == [False, True], said
+        assert "has it\n" in said
+        assert [each.name for each in path.parent.iterdir() if each.name.endswith(".new")] == []
+
+
 async def test_a_log_that_is_just_written_is_not_damaged_but_in_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who looks at a file that another Luna writes sees half of something."""
     monkeypatch.setattr(stateopen, "LOCKED", 0.01)

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+from collections.abc import Iterator
+from heapq import heapify, heappop
 from typing import Final
 
 from luna_grpc.errors import InvalidArgumentError
@@ -38,7 +40,7 @@ def list_services(registry: Registry, request: pb.ListServicesRequest, max_page:
             break
         page = convert.service(service)
         last = after if service.name == name else ""
-        for registration in _registrations(service, last):
+        for registration in _registrations(registry, service, last):
             written = page.instances.add()
             convert.fill(written, registration.instance, registration.last_heartbeat)
             room -= written.ByteSize()
@@ -54,9 +56,14 @@ def list_services(registry: Registry, request: pb.ListServicesRequest, max_page:
     return response
 
 
-def _registrations(service: Service, after: str) -> list[Registration]:
-    later = [registration for registration in service.registrations if registration.instance.info.instance_id > after]
-    return sorted(later, key=lambda registration: registration.instance.info.instance_id)
+def _registrations(registry: Registry, service: Service, after: str) -> Iterator[Registration]:
+    """Yield those whose ids come after `after`, sorted by id. Only those that are taken are put in order, for a page shows few."""
+    later = [instance_id for each in service.registrations if (instance_id := each.instance.info.instance_id) > after]
+    heapify(later)
+    while later:
+        registration = registry.store.get(heappop(later))
+        if registration is not None:
+            yield registration
 
 
 def _token(name: str, after: str) -> str:

@@ -62,12 +62,12 @@ class GrpcServer:
         count = limits.StreamCount(settings.max_streams_per_connection, settings.max_streams_per_address)
         self.service = RegistryService(registry, settings, count, self.refusals)
         self._health = health.HealthService("", NAME, count=count)
-        reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME)
+        self._reflection = reflect.ReflectionService(NAME, health.NAME, reflect.NAME, count=count)
         guard = Guard(registry, authenticator, self.refusals, limits.Turns(), certificates=bool(settings.tls_client_ca))
         self.handlers = {
             NAME: self.service.handlers(guard),
             health.NAME: self._health.handlers(guard),
-            reflect.NAME: reflection.handlers(guard),
+            reflect.NAME: self._reflection.handlers(guard),
         }
         """The handler of each rpc, by the names of its service and its own."""
         self._server.add_generic_rpc_handlers(
@@ -131,12 +131,13 @@ class GrpcServer:
     def _recheck(self, authenticator: Authenticator) -> None:
         self.service.heartbeat_streams.recheck(authenticator.is_current)
         self.service.watches.recheck(authenticator.is_current)
+        self._reflection.streams.recheck(authenticator.is_current)
 
     async def stop(self) -> None:
         """Let streams say their last word and calls finish, for at most `shutdown_grace` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
-        streams = [self.service.heartbeat_streams, self.service.watches, self._health.watches]
+        streams = [self.service.heartbeat_streams, self.service.watches, self._health.watches, self._reflection.streams]
         # A client that does not read hears no last word; it and the others have until the deadline all the same.
         _, deaf = await asyncio.wait([asyncio.create_task(kind.drain()) for kind in streams], timeout=min(self._grace, LAST_WORD))
         await self._server.stop(max(0.0, deadline - loop.time()))

@@ -6,7 +6,7 @@ import json
 import socket
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
@@ -14,7 +14,7 @@ from aiohttp import ClientSession, web
 
 from gateway import connections
 from gateway.body import decoded
-from gateway.lists import Lists
+from gateway.lists import SLICE, Body, Lists
 from luna_grpc.errors import UnavailableError
 from luna_grpc.model import Info, Status
 from luna_grpc.serve import Running, running
@@ -321,16 +321,22 @@ async def test_an_encoding_that_is_not_known(server: Running, encoding: str) -> 
         await refused(client, b"{}", 400, "INVALID_ARGUMENT", "send it as gzip, deflate or plain", encoding)
 
 
-async def test_many_lists_at_a_time(server: Running) -> None:
+async def _service(lists: Lists) -> Body:
+    return await lists.service("a")
+
+
+@pytest.mark.parametrize("asked", [Lists.services, _service])
+async def test_many_lists_at_a_time(server: Running, asked: Callable[[Lists], Awaitable[Body]]) -> None:
     """Refused when all that are being sent would have too many instances; one alone may be as long as it is."""
     for number in range(1, 1001):
         await server.registry.register(Info.of(f"a:h:{number}"), Status.OK, actor=ALICE)
     lists = Lists(server.registry, most=900)
     for leave in (_read, _leave, _never_begin):
-        parts = await lists.services()
-        with pytest.raises(UnavailableError, match=r"lists of 1000 instances .*LUNA_MAX_LISTED") as caught:
-            await lists.services()
-        assert caught.value.retry_after
+        parts = await asked(lists)
+        for other in (Lists.services, _service):
+            with pytest.raises(UnavailableError, match=r"lists of 1000 instances .*LUNA_MAX_LISTED") as caught:
+                await other(lists)
+            assert caught.value.retry_after
         assert not isinstance(parts, bytes)
         await leave(parts)
         del parts, caught
@@ -338,8 +344,27 @@ async def test_many_lists_at_a_time(server: Running) -> None:
         assert lists._sending == 0
 
 
+async def test_a_long_service_is_never_held_as_a_whole(server: Running) -> None:
+    """It is written as it is sent, a slice of its instances at a time, and read it is the same as in the list of services."""
+    for number in range(1, 1001):
+        await server.registry.register(Info.of(f"a:h:{number}"), Status.OK, actor=ALICE)
+    parts = await Lists(server.registry, most=1000).service("a")
+    assert not isinstance(parts, bytes)
+    written = [part async for part in parts]
+    assert max(part.count(b"instanceId") for part in written) == SLICE
+    async with session(f"http://127.0.0.1:{server.rest_port}") as client:
+        async with client.get("/registry/v1/services/a", headers={"Accept": "application/json"}) as answer:
+            body = await answer.read()
+        async with client.get("/registry/v1/services/json") as answer:
+            assert [json.loads(body)] == await answer.json()
+    assert body == b"".join(written)
+    assert [each["instanceId"] for each in json.loads(body)["instances"]] == [f"a:h:{number}" for number in range(1, 1001)]
+
+
 async def _read(parts: AsyncIterator[bytes]) -> None:
-    assert len(json.loads(b"".join([part async for part in parts]))[0]["instances"]) == 1000
+    read = json.loads(b"".join([part async for part in parts]))
+    [service] = read if isinstance(read, list) else [read]
+    assert len(service["instances"]) == 1000
 
 
 async def _leave(parts: AsyncIterator[bytes]) -> None:
@@ -386,6 +411,32 @@ async def test_connections_that_are_refused_are_few(monkeypatch: pytest.MonkeyPa
             for each in waiting:
                 assert await each.is_closed()
         assert server.rest._runner.connections.told == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "code"),
+    [("max_connections", 503, "UNAVAILABLE"), ("max_connections_per_address", 429, "RESOURCE_EXHAUSTED")],
+)
+async def test_connections_in_excess_do_not_lower_the_count(limit: str, status: int, code: str) -> None:
+    """However many were aborted, or refused in words: those that are open are counted, and one more is still one too many."""
+    async with limited(**{limit: 2}) as server, AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(line(server)) for _ in range(2)]
+        for each in held:
+            assert (await each.ask(WHOLE)).status == 200
+        counted = server.rest._runner.connections
+        for _ in range(15):
+            async with AsyncExitStack() as excess:
+                for _ in range(10):
+                    await excess.enter_async_context(line(server))
+        async with asyncio.timeout(PATIENCE):
+            while counted.told:  # noqa: ASYNC110 - the server has no reason to tell
+                await asyncio.sleep(0.01)
+        assert counted._open == 2
+        assert sum(counted._addresses.values()) == (2 if limit == "max_connections_per_address" else 0)
+        async with line(server) as another:
+            another.writer.write(WHOLE)
+            await another.refused(status, code, "2 connections")
+        assert [(await each.ask(WHOLE)).status for each in held] == [200, 200]
 
 
 async def test_connections_of_one_address() -> None:
