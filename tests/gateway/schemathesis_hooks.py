@@ -38,8 +38,18 @@ def filter_case(_: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bo
 
 @schemathesis.hook
 def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], __: dict[str, Any]) -> None:
-    """Say the same id in the body as in the path where both are right, and have no live lease where one is to be registered."""
-    if case.meta is not None and case.meta.generation.mode.is_positive and isinstance(case.body, dict):
+    """Say the same id in the body as in the path where both are right, and have what is asked for.
+
+    That is no live lease where one is to be registered, and an instance of a service that is to be shown.
+    """
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    if positive and isinstance(case.body, dict):
         case.body["instanceId"] = unquote(case.path_parameters["instanceId"])
+    if positive and "name" in (case.path_parameters or {}):
+        instances = case.as_transport_kwargs()["url"].partition("/services/")[0] + "/instances/"
+        known = {"instanceId": "known:localhost:1", "version": "1", "url": "http://localhost:1/", "status": "OK"}
+        requests.delete(instances + known["instanceId"], auth=("admin", ""), timeout=10)
+        said = known | {"name": unquote(case.path_parameters["name"])}
+        requests.post(instances + known["instanceId"], json=said, auth=("admin", ""), timeout=10)
     if case.method.upper() == "POST":
         requests.delete(case.as_transport_kwargs()["url"], auth=("admin", ""), timeout=10)
