@@ -95,7 +95,8 @@ def _beat(instance_id: str, body: bytes) -> Beat:
 
 
 def _actor(request: web.Request, user: User) -> Actor:
-    return Actor(user, Door.REST, request.remote or "")
+    host, port, *_ = request.get_extra_info("peername") or ("", 0)
+    return Actor(user, Door.REST, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 def _instance_id(request: web.Request) -> str:

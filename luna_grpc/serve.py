@@ -162,7 +162,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
 
 def _authenticator(settings: Settings) -> Authenticator:
     password = settings.auth_password.get_secret_value()
-    if settings.users_file and not password:
+    accounts = _accounts(settings) if settings.users_file else None
+    if accounts is not None and not password:
         log.info(
             "only users of the users file can log in",
             path=settings.users_file,
@@ -172,7 +173,7 @@ def _authenticator(settings: Settings) -> Authenticator:
     return Authenticator(
         settings.auth_username,
         password if password or settings.open_to_all else None,
-        _accounts(settings) if settings.users_file else None,
+        accounts,
         throttle=Throttle(settings.max_failed_logins),
     )
 

@@ -8,6 +8,7 @@ from luna_grpc.errors import (
     InvalidArgumentError,
     LunaError,
     NotFoundError,
+    NotRegisteredError,
     ResourceExhaustedError,
     SupersededError,
 )
@@ -261,7 +262,7 @@ async def test_a_stream_renews_many_and_reports_the_one_that_failed(registry: Re
     for _ in range(2):  # the second time the ids are bound already
         clock.advance(0.5)
         failures = await failures_of(stream, ids)
-        assert [(instance_id, type(error)) for instance_id, error in failures] == [("a:h:100", NotFoundError)]
+        assert [(instance_id, type(error)) for instance_id, error in failures] == [("a:h:100", NotRegisteredError)]
         assert {registration.deadline for registration in registrations} == {clock.now() + 30}
 
 

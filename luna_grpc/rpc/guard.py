@@ -19,7 +19,7 @@ from luna_grpc.model import Actor, Door
 from luna_grpc.registry import Registry
 from luna_grpc.rpc import tls
 from luna_grpc.rpc.errors import Context, Handler, abort
-from luna_grpc.rpc.limits import Turns, address
+from luna_grpc.rpc.limits import Turns, address, spelled
 
 Q = TypeVar("Q", bound=Message)
 AUTHORIZATION: Final = "authorization"
@@ -112,7 +112,7 @@ class Guard:
         if not self._turns.is_due():
             await self._turns.wait(peer)
         if action is None:
-            return Actor(NOBODY, Door.GRPC, peer)
+            return Actor(NOBODY, Door.GRPC, spelled(peer))
         authorization = _authorization(context)
         user = self._authenticator.known(authorization)
         if user is None:
@@ -120,7 +120,8 @@ class Guard:
         user.check(action)
         if self._registry.loading:
             self._registry.check_loaded()
-        return Actor(user, Door.GRPC, peer)
+        # Nearly always IPv4, and then a call can be saved.
+        return Actor(user, Door.GRPC, peer[5:] if peer.startswith("ipv4:") else spelled(peer))
 
     async def _refuse(self, context: Context, handler: Callable[..., object], error: Exception) -> None:
         """End a call with what its handler raised; return when the call is over already."""
@@ -135,7 +136,7 @@ class Guard:
     async def _unknown(self, authorization: str | None, context: Context) -> User:
         if authorization is None and self._certificates:
             return self._authenticator.certified(tls.names(context))
-        return await self._authenticator.verified(authorization, address(context.peer()))
+        return await self._authenticator.verified(authorization, address(spelled(context.peer())))
 
 
 class _Elsewhere(grpc.GenericRpcHandler):

@@ -21,6 +21,7 @@ from luna_grpc.registry import Beat
 from luna_grpc.rpc import convert
 from luna_grpc.rpc.errors import Context, status_code
 from luna_grpc.rpc.guard import parsed
+from luna_grpc.rpc.limits import spelled
 from luna_grpc.store import Registration
 from luna_grpc.streams import HeartbeatStream
 from luna_grpc.v1 import registry_pb2 as pb
@@ -110,7 +111,12 @@ class HeartbeatCall:
         for part in _slices(held):
             await asyncio.gather(*map(self._stream.take_down, part))
         if held:
-            log.info("stream broke", instances=len(held), on_disconnect=self._stream.on_disconnect.value, peer=self._context.peer())
+            log.info(
+                "stream broke",
+                instances=len(held),
+                on_disconnect=self._stream.on_disconnect.value,
+                peer=spelled(self._context.peer()),
+            )
 
     def end(self) -> None:
         """Ask the client to go elsewhere, and return after that."""

@@ -43,9 +43,14 @@ def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
     ]
 
 
+def spelled(peer: str) -> str:
+    """Return what gRPC calls a peer as both doors log it: `127.0.0.1:1234` or `[::1]:1234`."""
+    return unquote(peer.partition(":")[2])
+
+
 def address(peer: str) -> str:
-    """Return the address in what gRPC calls a peer, `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
-    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
+    """Return the address in that."""
+    return peer.rpartition(":")[0].strip("[]")
 
 
 class StreamCount:

@@ -265,7 +265,8 @@ async def schemathesis(tmp_path: Path, server: Running, *more: str) -> str:
         "--generation-with-security-parameters", "false",
         # A busy machine is not a fault of ours.
         "--suppress-health-check", "all", "--no-color", *more,
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(HERE), "SCHEMATHESIS_HOOKS": "schemathesis_hooks"},
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE), "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "SIGNED_IN": "yes" if more else ""},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out, _ = await process.communicate()

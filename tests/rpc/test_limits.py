@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import grpc
 import hpack
 import pytest
+from aiohttp import ClientSession
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -115,14 +117,14 @@ async def test_streams_of_one_address() -> None:
 def test_streams_are_counted_and_forgotten() -> None:
     """What is refused is not counted, what has ended leaves nothing; an IPv6 customer is one address whatever he calls himself."""
     count = StreamCount(2, 3)
-    for peer in ("ipv6:%5B2001:db8::1%5D:1", "ipv6:%5B2001:db8::2%5D:2", "ipv6:%5B2001:db8::2%5D:2"):
+    for peer in ("[2001:db8::1]:1", "[2001:db8::2]:2", "[2001:db8::2]:2"):
         count.add(peer)
     with pytest.raises(ResourceExhaustedError, match=r"2 streams .* connection"):
-        count.add("ipv6:%5B2001:db8::2%5D:2")
+        count.add("[2001:db8::2]:2")
     with pytest.raises(ResourceExhaustedError, match=r"3 streams from 2001:db8::/64"):
-        count.add("ipv6:%5B2001:db8::3%5D:3")
-    count.add("ipv4:127.0.0.1:1")
-    for peer in ("ipv6:%5B2001:db8::1%5D:1", "ipv6:%5B2001:db8::2%5D:2", "ipv6:%5B2001:db8::2%5D:2", "ipv4:127.0.0.1:1"):
+        count.add("[2001:db8::3]:3")
+    count.add("127.0.0.1:1")
+    for peer in ("[2001:db8::1]:1", "[2001:db8::2]:2", "[2001:db8::2]:2", "127.0.0.1:1"):
         count.remove(peer)
     assert (count._connections, count._addresses) == ({}, {})
 
@@ -334,3 +336,13 @@ async def test_a_flood_of_calls_keeps_nobody_else_waiting_for_all_of_it(server: 
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
     assert sorted(passed)[len(passed) // 2] < 100
+
+
+async def test_peers_are_spelled_alike(server: Running, stub: Stub, rest: ClientSession) -> None:
+    """By both doors, as address:port."""
+    seen: list[str] = []
+    server.registry.store.feed.observe(lambda event: seen.append(event.actor.peer if event.actor else ""))
+    await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID)))
+    await rest.delete(f"/registry/v1/instances/{ID}")
+    assert [re.fullmatch(r"127\.0\.0\.1:\d+", peer) is not None for peer in seen] == [True, True]
+    assert limits.spelled("ipv6:%5B::1%5D:1234") == "[::1]:1234"
