@@ -19,14 +19,14 @@ WINDOW: Final = 64
 """Over how many calls it is found out how thick they come."""
 THICK: Final = 2_000
 """Calls a second from which on they are taken up together."""
-QUIET: Final = 16
+QUIET: Final = 32
 """Rounds of the event loop without a call after which gRPC's core has none left to hand over: it hands over one in some four."""
 MOST_ROUNDS: Final = 1_000
 """After so many of them there are turns in any case."""
 AT_A_TURN: Final = 12
 """How many calls have their turn before the core is asked again."""
 PAUSE: Final = 0.001
-"""Seconds that the core's threads have to themselves after a turn, when more than another turn's calls wait."""
+"""Seconds that the core's threads have to themselves after a turn, when more calls wait than for two others."""
 
 
 def options(settings: Settings, connections: int) -> list[tuple[str, int]]:
@@ -143,7 +143,7 @@ class Turns:
             given = 0
             while self._waiting and given < AT_A_TURN:
                 given += self._give_turn()
-            if self._count > AT_A_TURN:
+            if self._count > 2 * AT_A_TURN:
                 await asyncio.sleep(PAUSE)
 
     async def _handed_over(self) -> None:
