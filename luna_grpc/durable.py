@@ -179,7 +179,8 @@ class DurableStore(MemoryStore):
         held, now, _ = decided
         if held is None or held.instance.generation != now.generation:
             return await self._hand_over(decided, asked)
-        if not held.live and not asked.heard:
+        holder = asked.terms.holder
+        if not held.live and not asked.heard and (holder is None or not holder.closed):
             self._renew_and_change(held, held.instance._replace(ended=None), self._granted(asked), asked.actor)
         # What was said before a lease ended does not bring it back.
         now = now._replace(ended=held.instance.ended)

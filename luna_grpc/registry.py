@@ -25,7 +25,7 @@ from luna_grpc.model import (
     check_instance_id,
     shown,
 )
-from luna_grpc.store import Registration, Service, Store, Swept, Terms
+from luna_grpc.store import Holder, Registration, Service, Store, Swept, Terms
 from luna_grpc.watch import Watcher
 
 MAX_WATCHED_NAMES: Final = 1000
@@ -157,7 +157,7 @@ class Registry:
         self.registrations[actor.door] += 1
         return registration
 
-    def renew(self, registrations: Collection[Registration], door: Door, holder: object = None) -> None:
+    def renew(self, registrations: Collection[Registration], door: Door, holder: Holder | None = None) -> None:
         """Renew leases, all of them live, as they are: heartbeats that say nothing new.
 
         `holder` is the stream that they came by.
@@ -165,7 +165,7 @@ class Registry:
         self.store.renew(registrations, self._terms(door, holder))
         self._heard(len(registrations), door, holder)
 
-    def _heard(self, heartbeats: int, door: Door, holder: object) -> None:
+    def _heard(self, heartbeats: int, door: Door, holder: Holder | None) -> None:
         if holder is not None:
             self.stream_heartbeats += heartbeats
         elif door is _REST:
@@ -178,7 +178,7 @@ class Registry:
         """How many heartbeats were accepted since the start, whatever way they came."""
         return self.rest_heartbeats + self.grpc_heartbeats + self.stream_heartbeats
 
-    async def heartbeat(self, beat: Beat, *, actor: Actor, holder: object = None) -> Registration:
+    async def heartbeat(self, beat: Beat, *, actor: Actor, holder: Holder | None = None) -> Registration:
         """Renew one lease, and change what the heartbeat says.
 
         Raises:
@@ -223,7 +223,7 @@ class Registry:
         """End the leases of instances whose connection broke."""
         await self.store.end(registrations, StatusReason.DISCONNECTED, now=self._clock.now(), actor=actor)
 
-    def _terms(self, door: Door, holder: object = None) -> Terms:
+    def _terms(self, door: Door, holder: Holder | None = None) -> Terms:
         """Return what a heartbeat grants that comes now."""
         ttl = self._rest_ttl if door is _REST else self.policy.ttl
         return Terms(self._clock.now() + ttl, self._clock.wall_ms(), holder)

@@ -33,6 +33,13 @@ class Echo(NamedTuple):
         return said == self.said and self.instance is registration.instance and registration.live and not registration.changing
 
 
+class Holder(Protocol):
+    """The heartbeat stream that a heartbeat came by."""
+
+    closed: bool
+    """Whether it has ended. Then what it said, and what is still to be carried out, brings nobody back."""
+
+
 class Registration:
     """One generation of one instance, and its lease.
 
@@ -66,7 +73,7 @@ class Terms(NamedTuple):
     """Monotonic seconds: when the lease ends unless renewed."""
     wall_ms: int
     """Milliseconds since the epoch: what is shown as the last heartbeat."""
-    holder: object = None
+    holder: Holder | None = None
     """The heartbeat stream that it came by."""
 
 

@@ -26,7 +26,8 @@ class HeartbeatStream:
         self._actor = actor
         self._limited = bool(actor.user.prefixes)
         self._most = most
-        self._closed = False
+        self.closed = False
+        """Whether it has ended."""
         self._bound: dict[str, Registration] = {}
         # Generations that were named and are not the current ones: bare mentions must not fall back to a successor.
         self._named: dict[str, int] = {}
@@ -96,7 +97,7 @@ class HeartbeatStream:
                 self._bound.pop(beat.instance_id, None)
                 self._named[beat.instance_id] = generation
             raise
-        if not self._closed and self._stands_for(beat.instance_id, registration.instance.generation):
+        if not self.closed and self._stands_for(beat.instance_id, registration.instance.generation):
             self._bound[beat.instance_id] = registration
             self._named.pop(beat.instance_id, None)
 
@@ -107,7 +108,7 @@ class HeartbeatStream:
         """
         self._registry.broken_streams += broken
         held = [registration for registration in self._bound.values() if self._holds(registration)]
-        self._closed = True
+        self.closed = True
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
         return held if broken and self.on_disconnect is not OnDisconnect.KEEP and not self._registry.deaf else []
 

@@ -14,7 +14,7 @@ from luna_grpc.durable import DurableStore
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, Instance, Status
 from luna_grpc.statefile import StateFile
-from luna_grpc.store import Registration, Terms
+from luna_grpc.store import Holder, Registration, Terms
 from support import FakeClock
 
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
@@ -70,7 +70,7 @@ async def restored(path: Path, clock: FakeClock | None = None) -> dict[str, list
         return known(store)
 
 
-def terms(clock: FakeClock, holder: object = None) -> Terms:
+def terms(clock: FakeClock, holder: Holder | None = None) -> Terms:
     """Return what a heartbeat grants now."""
     return Terms(clock.now() + TTL, clock.wall_ms(), holder)
 

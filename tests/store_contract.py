@@ -9,7 +9,7 @@ from luna_grpc.capacity import Capacity, Room
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
 from luna_grpc.events import Event, EventType
 from luna_grpc.model import Actor, Change, Door, Info, ServiceStatus, Status, StatusReason
-from luna_grpc.store import Registration, Store, Swept, Terms, Totals
+from luna_grpc.store import Holder, Registration, Store, Swept, Terms, Totals
 
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
 TTL = 30.0
@@ -38,6 +38,12 @@ def walked(store: Store) -> Totals:
     return Totals(len(instances), up, len(services), sum(service.status is ServiceStatus.UP for service in services))
 
 
+class OpenStream:
+    """A heartbeat stream."""
+
+    closed = False
+
+
 class StoreContract:
     """Every store passes these tests; a derived class provides `store`, which evicts after `EVICT_AFTER`."""
 
@@ -47,7 +53,7 @@ class StoreContract:
         return Recorder(store)
 
     @staticmethod
-    def terms(now: float = 0.0, holder: object = None) -> Terms:
+    def terms(now: float = 0.0, holder: Holder | None = None) -> Terms:
         """Return what a heartbeat at `now` grants."""
         return Terms(now + TTL, round(now * 1000), holder)
 
@@ -132,8 +138,9 @@ class StoreContract:
         registration = await self.register(store)
         recorder.kinds()
         revision = store.feed.revision
-        store.renew([registration], Terms(35.0, 1000, self))
-        assert (registration.deadline, registration.last_heartbeat, registration.holder) == (35.0, 1000, self)
+        stream = OpenStream()
+        store.renew([registration], Terms(35.0, 1000, stream))
+        assert (registration.deadline, registration.last_heartbeat, registration.holder) == (35.0, 1000, stream)
         store.renew([registration], Terms(33.0, 2000))
         assert (registration.deadline, registration.last_heartbeat, registration.holder) == (35.0, 2000, None)
         assert store.feed.revision == revision

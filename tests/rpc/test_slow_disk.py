@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from luna_grpc.durable import DurableStore
 from luna_grpc.model import Info, Status, StatusReason
+from luna_grpc.registry import Beat
 from luna_grpc.rpc import heartbeats
 from luna_grpc.rpc.heartbeats import HeartbeatCall
 from luna_grpc.serve import Running, running
@@ -280,6 +281,32 @@ async def test_a_stream_that_breaks_while_its_change_waits(server: Running, stor
     async with asyncio.timeout(10):
         while store.get("a:h:1") is not None or len(server.grpc.service.heartbeat_streams):  # noqa: ASYNC110 - nobody is told
             await asyncio.sleep(0.001)
+
+
+async def test_what_a_broken_stream_has_said_before_brings_nobody_back(
+    server: Running, store: DurableStore, stream: Stream
+) -> None:
+    """Its instance was away and something else under way; when it comes to what the stream wanted, that has ended."""
+    [one] = await registered(server, 1)
+    async with slow_disk(store.file):
+        other = asyncio.create_task(server.registry.heartbeat(Beat("a:h:1", status=Status.DOWN), actor=ALICE))
+        async with asyncio.timeout(10):
+            while not one.changing:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.001)
+        await store.end([one], StatusReason.LEASE_EXPIRED, now=0.0, actor=ALICE)
+        await stream.send(1, entry("a:h:1", OK))
+        async with asyncio.timeout(10):
+            while not call_of(server)._changes:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.001)
+        stream.call.cancel()
+        async with asyncio.timeout(10):
+            while len(server.grpc.service.heartbeat_streams):  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.001)
+    await asyncio.wait_for(other, 10)
+    async with asyncio.timeout(10):
+        while one.changing:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.001)
+    assert (one.live, one.instance.reason) == (False, StatusReason.LEASE_EXPIRED)
 
 
 # Streams, while the disk fails
