@@ -87,7 +87,7 @@ def read(files: Files) -> Identity:
     if files.client_ca:
         _require_clients_of(files.client_ca, context)
     if files.contents() != contents:  # or the context would be of other files than the rest
-        raise TlsError(f"the TLS files ({files.cert} and so on) are being written just now")
+        raise TlsError(f"the TLS files ({files.cert} and so on) are being written just now: start again in a moment")
     return Identity(contents, context, expires)
 
 
@@ -184,10 +184,10 @@ def _bytes(path: str) -> bytes:
         return Path(path).read_bytes()
     except IsADirectoryError:
         raise TlsError(f"the TLS file {path} is a directory: name a file in it") from None
+    except FileNotFoundError:
+        raise TlsError(f"the TLS file {path} does not exist: check the path, which counts from where luna was started") from None
     except OSError as error:
-        raise TlsError(
-            f"the TLS file {path} cannot be read ({error.strerror}): is the path right, and may this user read it?"
-        ) from None
+        raise TlsError(f"the TLS file {path} cannot be read ({error.strerror}): let the user that runs luna read it") from None
 
 
 def _context(files: Files) -> ssl.SSLContext:
@@ -216,9 +216,15 @@ def _no_password() -> str:
 
 def _misfit(files: Files, error: ssl.SSLError) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
-        return f"the key in {files.key} is not that of the first certificate in {files.cert}"
+        return (
+            f"the key in {files.key} is not that of the first certificate in {files.cert}: name the key that it was made for, "
+            "and put the server's own certificate first"
+        )
     why = f" ({_words(error)})" if error.reason else ""
-    return f"{files.cert} and {files.key} are no certificate and its key, both in PEM{why}"
+    return (
+        f"{files.cert} and {files.key} are no certificate and its key, both in PEM{why}: such files begin with "
+        "-----BEGIN CERTIFICATE----- and -----BEGIN PRIVATE KEY-----, and openssl makes them of other kinds"
+    )
 
 
 def _seen_by_a_client(files: Files, context: ssl.SSLContext) -> Mapping[str, Any]:
@@ -248,7 +254,7 @@ def _require_clients_of(path: str, context: ssl.SSLContext) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
-        raise TlsError(f"the client CA {path} holds no certificates in PEM") from None
+        raise TlsError(f"the client CA {path} holds no certificates in PEM: each begins with -----BEGIN CERTIFICATE-----") from None
     # A CA need not be a root: whoever trusts one in the middle trusts that one only. The gRPC port does the same.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_mode = ssl.CERT_REQUIRED

@@ -134,8 +134,12 @@ def check_name(name: str) -> None:
     """
     if len(name) > MAX_NAME:
         raise UsersFileError(f"the user name has {len(name)} characters; at most {MAX_NAME} are allowed")
-    if not name or ":" in name or not name.isprintable():
-        raise UsersFileError(f"the user name {name!r} is empty, or holds a colon (Basic auth allows none) or what cannot be shown")
+    if not name:
+        raise UsersFileError("the user name is empty: give the user a name")
+    if ":" in name:
+        raise UsersFileError(f"the user name {name!r} holds a colon, which Basic auth does not allow: leave it out")
+    if not name.isprintable():
+        raise UsersFileError(f"the user name {name!r} holds characters that cannot be shown: leave them out")
 
 
 def _account(path: str, name: str, entry: object) -> Account:
@@ -149,9 +153,9 @@ def _account(path: str, name: str, entry: object) -> Account:
         said = _Entry.model_validate(entry)
     except ValidationError as error:
         wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"])) or "entry"
+        where = "".join(f", {part}" for part in wrong["loc"][:1])
         message = wrong["msg"].removeprefix("Value error, ")
-        raise UsersFileError(f"the users file {path}, user {name!r}, {where}: {message}") from None
+        raise UsersFileError(f"the users file {path}, user {name!r}{where}: {message}") from None
     return Account(User(name, said.role, said.prefixes), said.hash)
 
 

@@ -84,9 +84,9 @@ def _make_a_directory(pki: Pki) -> None:
 
 
 SPOILT: dict[str, tuple[Callable[[Pki], object], str]] = {
-    "no certificate file": (lambda pki: pki.cert.unlink(), "the TLS file {cert} cannot be read (No such file or directory)"),
-    "no key file": (lambda pki: pki.key.unlink(), "the TLS file {key} cannot be read (No such file or directory)"),
-    "no client CA file": (lambda pki: pki.client_ca_file.unlink(), "the TLS file {ca} cannot be read (No such file or directory)"),
+    "no certificate file": (lambda pki: pki.cert.unlink(), "the TLS file {cert} does not exist"),
+    "no key file": (lambda pki: pki.key.unlink(), "the TLS file {key} does not exist"),
+    "no client CA file": (lambda pki: pki.client_ca_file.unlink(), "the TLS file {ca} does not exist"),
     "a directory": (_make_a_directory, "the TLS file {key} is a directory: name a file in it"),
     "an empty certificate": (lambda pki: pki.write(pki.cert, b""), "{cert} and {key} are no certificate and its key, both in PEM"),
     "a key that is none": (

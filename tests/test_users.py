@@ -78,9 +78,9 @@ def test_a_file_is_read(file: Path) -> None:
         (GOOD.replace(HASH, "secret").encode(), "user 'alice', hash: it is no argon2 hash; `luna user add` makes one"),
         (GOOD.replace('"orders"', '""').encode(), "user 'alice', prefixes: a prefix is the beginning of a service's name"),
         (GOOD.replace('"orders"', '"orders:h"').encode(), "a prefix is the beginning of a service's name"),
-        (GOOD.replace("writer", "admin").encode(), "user 'alice', entry: only a writer can have prefixes"),
+        (GOOD.replace("writer", "admin").encode(), "user 'alice': only a writer can have prefixes"),
         (GOOD.replace("hash", "password").encode(), "user 'alice', "),
-        (GOOD.replace("[alice]", '["a:b"]').encode(), "the user name 'a:b' is empty, or holds a colon"),
+        (GOOD.replace("[alice]", '["a:b"]').encode(), "the user name 'a:b' holds a colon"),
         (GOOD.replace("[bob]", "[alice]").encode(), "is not TOML"),
     ],
 )
@@ -159,7 +159,7 @@ async def test_users_are_added_listed_and_removed(file: Path) -> None:
     ("arguments", "stdin", "code", "words"),
     [
         (["add", "alice", "--password-stdin"], b"x\n", 1, "has a user 'alice' already: replace it with --replace"),
-        (["add", "a:b", "--password-stdin"], b"x\n", 1, "the user name 'a:b' is empty, or holds a colon"),
+        (["add", "a:b", "--password-stdin"], b"x\n", 1, "the user name 'a:b' holds a colon"),
         (["add", "carol", "--password-stdin"], b"\n", 1, "the password must have 1 to 1024 characters"),
         (["add", "carol", "--password-stdin"], b"", 1, "the password must have 1 to 1024 characters"),
         (["add", "carol", "--password-stdin"], b"\xff\n", 1, "text in UTF-8"),
