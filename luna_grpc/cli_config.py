@@ -8,7 +8,7 @@ import typer
 from luna_grpc import cli_output
 from luna_grpc.cli_connection import fail
 from luna_grpc.cli_output import Output
-from luna_grpc.config import ConfigError, Settings, flag, load, variable
+from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
 
 EXIT_USAGE: Final = 2
 
@@ -25,6 +25,8 @@ def show(*, output: Annotated[Output, typer.Option("-o", "--output", help="table
         settings = load({})
     except ConfigError as error:
         fail(error, EXIT_USAGE)
+    for warning in warnings(os.environ):
+        typer.echo(f"luna: {warning}", err=True)
     rows = [_row(settings, name) for name in Settings.model_fields]
     if output is Output.JSON:
         cli_output.as_json([dict(zip(("variable", "flag", "value", "from", "meaning"), row, strict=True)) for row in rows])

@@ -169,6 +169,12 @@ def _authenticator(settings: Settings) -> Authenticator:
             path=settings.users_file,
             reason=f"{variable('auth_password')} is not set, so {settings.auth_username!r} of the settings is no user",
         )
+    if accounts is not None and password and settings.auth_username in accounts:
+        log.warning(
+            "a user of the users file is an admin too, by another password",
+            user=settings.auth_username,
+            step=f"unset {variable('auth_username')} and {variable('auth_password')}: commands that ask a registry read them too",
+        )
     # With a users file or client certificates, a password that nobody has set lets nobody in.
     return Authenticator(
         settings.auth_username,

@@ -144,6 +144,12 @@ async def test_how_commands_fail(server: Running, command: list[str]) -> None:
     assert (await run(*command, "--no-such-flag", server=server)).code == 2
 
 
+async def test_the_port_of_the_other_door(server: Running) -> None:
+    """Is told from a registry that is not there."""
+    done = await run("services", "--address", f"127.0.0.1:{server.rest_port}")
+    assert (done.code, "perhaps its REST door" in done.error) == (69, True)
+
+
 async def test_tls(tmp_path: Path) -> None:
     """With the CA of the server's certificate; without TLS the message says so."""
     pki, ca = Pki(tmp_path), tmp_path / "ca.pem"
@@ -154,7 +160,8 @@ async def test_tls(tmp_path: Path) -> None:
             f"luna: the file of TLS '{tmp_path / 'none'}' cannot be read: No such file or directory\n"
         )
         plain = await run("services", server=server)
-        assert (plain.code, ", without TLS" in plain.error) == (69, True)
+        assert (plain.code, ", without TLS" in plain.error, "it may want TLS" in plain.error) == (69, True, True)
+        assert "name the file of its CA" in (await run("services", "--tls", server=server)).error
 
 
 async def test_watch_tells_what_there_is_and_what_changes_over_a_restart() -> None:
@@ -260,6 +267,8 @@ async def test_config_show() -> None:
     assert "secret-one" not in done.out
     shown = json.loads((await run("config", "show", "-o", "json")).out)
     assert {setting["from"] for setting in shown} == {"default"}
+    misspelt = await run("config", "show", LUNA_PROT="1")
+    assert (misspelt.code, misspelt.error) == (0, "luna: LUNA_PROT is not a setting; did you mean LUNA_PORT?\n")
     wrong = await run("config", "show", LUNA_PORT="x")
     assert (wrong.code, wrong.error) == (2, "luna: --port / LUNA_PORT: 'x' is wrong: it must be a whole number\n")
 
