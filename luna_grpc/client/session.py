@@ -174,7 +174,8 @@ class Session:
         if self._lines.line is None or not held.alive(now, self.interval):
             return
         if not held.generation:
-            yield held.ask_at
+            if not held.leaving:  # else nothing is asked for any more
+                yield held.ask_at
         elif held.report(now, self.interval) != held.told:
             yield held.change_at
 

@@ -5,20 +5,26 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import ClassVar, TypeAlias
 
 from luna_grpc.client.errors import ConfigurationError
 
+Before: TypeAlias = Callable[[int, FrameType | None], object] | int | None
+
 
 class SigtermHandler:
-    """Deregisters on SIGTERM, and then does what was installed before."""
+    """Deregisters on SIGTERM, and then does what was installed before: one handler of the process, for all that want it."""
+
+    _installed: ClassVar[dict["SigtermHandler", None]] = {}
+    _before: ClassVar[Before] = signal.SIG_DFL
+    _handling: ClassVar[bool] = False
 
     def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave = leave
-        self._pid = os.getpid()
-        self._before: Callable[[int, FrameType | None], object] | int | None = signal.SIG_DFL
+        self.leave = leave
+        self.pid = os.getpid()
 
     def install(self) -> None:
-        """Take the place of the handler that is installed.
+        """Take the place of the handler that is installed; a second call does nothing.
 
         Raises:
             ConfigurationError: this is not the main thread, the only one that may.
@@ -28,19 +34,32 @@ class SigtermHandler:
             raise ConfigurationError(
                 "handle_sigterm=True needs the main thread: start the registration there, or call stop() yourself"
             )
-        self._before = signal.signal(signal.SIGTERM, self._handle)
+        if signal.getsignal(signal.SIGTERM) != SigtermHandler._handle:
+            SigtermHandler._before = signal.signal(signal.SIGTERM, SigtermHandler._handle)
+        SigtermHandler._installed[self] = None
 
     def uninstall(self) -> None:
-        """Put back what was there before, unless someone else has come since."""
-        in_place = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == self._handle
-        if in_place and self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        """Be called no more; the last one puts back what was there before, unless someone else has come since."""
+        SigtermHandler._installed.pop(self, None)
+        in_place = (
+            threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == SigtermHandler._handle
+        )
+        if in_place and not SigtermHandler._installed and SigtermHandler._before is not None:
+            signal.signal(signal.SIGTERM, SigtermHandler._before)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._pid:  # a forked worker has inherited the handler, and not the registration
-            self._leave()
-        if callable(self._before):
-            self._before(number, frame)
-        elif self._before != signal.SIG_IGN:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+    @staticmethod
+    def _handle(number: int, frame: FrameType | None) -> None:
+        if SigtermHandler._handling:  # called by one that was installed over this one and is what was there before, too
+            return
+        SigtermHandler._handling = True
+        try:
+            for handler in list(SigtermHandler._installed):
+                if os.getpid() == handler.pid:  # a forked worker has inherited the handler, and not the registration
+                    handler.leave()
+            if callable(SigtermHandler._before):
+                SigtermHandler._before(number, frame)
+            elif SigtermHandler._before != signal.SIG_IGN:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            SigtermHandler._handling = False

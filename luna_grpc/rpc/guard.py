@@ -109,10 +109,10 @@ class Guard:
 
         """
         peer = context.peer()
+        if action is None:  # probes, which are to be answered whatever else is asked
+            return Actor(NOBODY, Door.GRPC, spelled(peer))
         if not self._turns.is_due():
             await self._turns.wait(peer)
-        if action is None:
-            return Actor(NOBODY, Door.GRPC, spelled(peer))
         authorization = _authorization(context)
         user = self._authenticator.known(authorization)
         if user is None:

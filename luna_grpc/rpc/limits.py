@@ -21,10 +21,12 @@ THICK: Final = 2_000
 """Calls a second from which on they are taken up together."""
 QUIET: Final = 32
 """Rounds of the event loop without a call after which gRPC's core has none left to hand over: it hands over one in some four."""
-MOST_ROUNDS: Final = 1_000
-"""After so many of them there are turns in any case."""
+LONGEST: Final = 0.005
+"""Seconds after which there are turns in any case."""
 AT_A_TURN: Final = 12
-"""How many calls have their turn before the core is asked again."""
+"""How many calls have their turn before the core is asked again; more when more connections wait, so that each has one."""
+ALONE_AFTER: Final = 1.0
+"""Seconds without a call from anyone else after which all that wait have their turn: there is nobody to be fair to."""
 PAUSE: Final = 0.001
 """Seconds that the core's threads have to themselves after a turn, when more calls wait than for two others."""
 
@@ -113,6 +115,8 @@ class Turns:
         self._left = WINDOW
         self._began = self._loop.time()
         self._came = 0
+        self._last = ""  # the connection of the last call that had to wait
+        self._shared_until = 0.0
         self._count = 0  # how many wait
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the connection whose turn is next comes first
         self._giving: asyncio.Task[None] | None = None
@@ -132,6 +136,9 @@ class Turns:
         turn = self._loop.create_future()
         self._came += 1
         self._count += 1
+        if peer != self._last:
+            self._last = peer
+            self._shared_until = self._loop.time() + ALONE_AFTER
         self._waiting.setdefault(peer, deque()).append(turn)
         if self._giving is None or self._giving.done():
             self._giving = self._loop.create_task(self._give_turns())
@@ -140,21 +147,21 @@ class Turns:
     async def _give_turns(self) -> None:
         while self._waiting:
             await self._handed_over()
+            shared = self._loop.time() < self._shared_until
+            turns = max(AT_A_TURN, len(self._waiting)) if shared else self._count
             given = 0
-            while self._waiting and given < AT_A_TURN:
+            while self._waiting and given < turns:
                 given += self._give_turn()
             if self._count > 2 * AT_A_TURN:
                 await asyncio.sleep(PAUSE)
 
     async def _handed_over(self) -> None:
         """Return when the core has no more calls to hand over, or has been doing it for long."""
-        quiet = 0
-        for _ in range(MOST_ROUNDS):
+        quiet, end = 0, self._loop.time() + LONGEST
+        while quiet < QUIET and self._loop.time() < end:
             came = self._came
             await asyncio.sleep(0)
             quiet = quiet + 1 if came == self._came else 0
-            if quiet == QUIET:
-                break
 
     def _give_turn(self) -> bool:
         """Let the next one be answered; return whether there was one, and the call was not cancelled."""

@@ -295,9 +295,33 @@ async def test_turns_go_round() -> None:
     assert len(order) == 3 * limits.AT_A_TURN + 1
 
 
+async def test_every_connection_has_a_call_in_each_turn() -> None:
+    """However many they are: else those that ask rarely would wait longer and longer."""
+    turns = Turns()
+    order: list[str] = []
+
+    async def wait(peer: str) -> None:
+        await turns.wait(peer)
+        order.append(peer)
+
+    few = [f"few-{number}" for number in range(5 * limits.AT_A_TURN)]
+    await asyncio.wait_for(asyncio.gather(*(wait("much") for _ in few), *map(wait, few)), 20)
+    assert sorted(order[: len(few) + 1]) == sorted([*few, "much"])
+
+
+async def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All calls of the only connection have their turn at once."""
+    monkeypatch.setattr(limits, "ALONE_AFTER", 0.0)
+    turns = Turns()
+    waiting = [asyncio.create_task(turns.wait("one")) for _ in range(10 * limits.AT_A_TURN)]
+    await asyncio.wait_for(waiting[0], 20)
+    await asyncio.sleep(0)
+    assert all(call.done() for call in waiting)
+
+
 async def test_turns_come_while_calls_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that come without an end do not keep those that wait from their turn."""
-    monkeypatch.setattr(limits, "MOST_ROUNDS", 50)
+    monkeypatch.setattr(limits, "LONGEST", 0.001)
     turns = Turns()
     more: list[asyncio.Task[None]] = []
 

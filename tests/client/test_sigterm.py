@@ -1,0 +1,52 @@
+"""SIGTERM and the registrations of a process, with the handler itself; test_registration.py has it with real processes."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from luna_grpc.client.sigterm import SigtermHandler
+
+
+@pytest.fixture
+def ended() -> Iterator[list[str]]:
+    """Return what was done, by a program with a handler of its own."""
+    done: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: done.append("before"))
+    yield done
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_all_leave_once_whatever_the_order_of_starting_and_stopping(ended: list[str]) -> None:
+    """Installed twice, taken away in between and come back: each leaves once, and then what was there before is done once."""
+    one, two = SigtermHandler(lambda: ended.append("one")), SigtermHandler(lambda: ended.append("two"))
+    one.install()
+    one.install()
+    two.install()
+    one.uninstall()
+    one.install()
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == ["two", "one", "before"]
+    one.uninstall()
+    two.uninstall()
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == ["two", "one", "before", "before"]
+
+
+def test_a_handler_that_was_installed_over_it_is_no_circle(ended: list[str]) -> None:
+    """It calls ours, which has it as what was there before after another start."""
+    one, two = SigtermHandler(lambda: ended.append("one")), SigtermHandler(lambda: ended.append("two"))
+    one.install()
+    ours = signal.getsignal(signal.SIGTERM)
+    assert callable(ours)
+
+    def theirs(number: int, _: object) -> None:
+        ended.append("theirs")
+        ours(number, None)
+
+    signal.signal(signal.SIGTERM, theirs)
+    two.install()
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == ["one", "two", "theirs"]
+    one.uninstall()
+    two.uninstall()
