@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -81,7 +83,7 @@ class Signals:
     """What this process is sent: passed on to the command, or the end of waiting where there is none."""
 
     def __init__(self) -> None:
-        self._came: list[int] = []
+        self._came: deque[int] = deque()
         self._command: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
         self._code = 0
@@ -96,8 +98,9 @@ class Signals:
         self._deliver()
 
     def _deliver(self) -> None:
-        while self._command is not None and self._came:
-            self._command.send_signal(self._came.pop(0))
+        with suppress(IndexError):  # another signal may come at any moment, and take out what it finds
+            while self._command is not None:
+                self._command.send_signal(self._came.popleft())
 
     def pass_on_to(self, command: "subprocess.Popen[bytes]") -> None:
         """Send the command whatever comes from now on, and what has come before."""

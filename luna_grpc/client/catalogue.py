@@ -91,8 +91,10 @@ class Catalogue:
     def instances(self, name: str) -> tuple[Instance, ...]:
         """Return a service's instances, sorted by id."""
         with self._lock:
+            found = self._services.get(name)
+            if found is None:
+                return ()
             if name not in self._lists:
-                found = self._services.get(name, {})
                 self._lists[name] = tuple(found[instance_id] for instance_id in sorted(found))
             return self._lists[name]
 

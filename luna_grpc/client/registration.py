@@ -127,6 +127,10 @@ class Registration:
                 reason = self._give_up()
                 self._ended.wait()
                 raise reason from None
+            except KeyboardInterrupt:  # nobody will stop it
+                self._leave()
+                self._over()
+                raise
 
     async def start_async(self) -> None:
         """Do what `start` does."""

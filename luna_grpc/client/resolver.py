@@ -159,7 +159,7 @@ class ServiceResolver:
 
         """
         known = self.instances(name)
-        picked = self._turns[name].pick(known)
+        picked = self._turns[name].pick(known) if known else None
         if picked is None:
             raise NoInstanceError(f"of the service {name!r} no instance is OK, and {len(known)} are DOWN")
         return picked
@@ -180,13 +180,17 @@ class ServiceResolver:
     def _run(self, stopping: threading.Event) -> None:
         attempts = 0
         while not stopping.is_set():
-            heard, code, message = self._watch(stopping)
+            try:
+                heard, code, message = self._watch(stopping)
+            except Exception as error:
+                log.exception("the list of services is not kept up to date")
+                heard, code, message = False, errors.UNAVAILABLE, f"a bug: {error!r}"
             if stopping.is_set():
                 break
             self._catalogue.lost(time.monotonic())
             final = errors.final(code, message, first=True)
             self._error = final or UnavailableError(message or "the registry has ended the connection")
-            if final is not None and self.age == math.inf:
+            if final is not None and self._wait and self.age == math.inf:  # else nobody would hear of it
                 self._synced.set(final)
                 break
             log.warning("the list of services is not kept up to date: %s", self._error)

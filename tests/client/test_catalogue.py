@@ -66,6 +66,12 @@ def test_the_last_list_is_kept_while_the_registry_is_away(catalogue: Catalogue) 
     assert catalogue.age(109) == 0
 
 
+def test_names_that_nobody_has_take_nothing(catalogue: Catalogue) -> None:
+    """They may come from whoever asks a program."""
+    assert [catalogue.instances(f"none-{number}") for number in range(100)] == [()] * 100
+    assert len(catalogue._lists) == 0
+
+
 def test_another_snapshot_replaces_the_list_at_its_end(catalogue: Catalogue) -> None:
     """Whatever it did not name is gone then, and not before."""
     catalogue.lost(100)

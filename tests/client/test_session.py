@@ -306,6 +306,16 @@ def test_a_drain_reports_down_first(acting: Acting) -> None:
     assert next(action for _, action in done if isinstance(action, Send)).message.instance_ids == [ID]
 
 
+def test_who_is_forgotten_while_it_drains_waits_for_its_end(acting: Acting) -> None:
+    """And not by looking at it over and over: each step has nothing more to do at its moment."""
+    held = acting.registered()
+    acting.remove(held, drain=30)
+    acting.answer(2, errors.NOT_FOUND)
+    acting.pass_time(29)
+    assert acting.pass_time(30) != []
+    assert acting.state() == State.STOPPED
+
+
 @pytest.mark.parametrize("away", ["before", "meanwhile"])
 def test_a_registry_that_is_away_does_not_hold_up_the_end(acting: Acting, away: str) -> None:
     """It is tried at once and for five seconds, and then the lease is left to run out."""
