@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from luna_grpc.client.errors import ConfigurationError
 from luna_grpc.v1 import registry_pb2 as pb
 
 
@@ -24,6 +25,9 @@ def described(
     if weight is not None:
         instance.balancer_options.weight = weight
     if metadata is not None:
+        wrong = [key for key, value in metadata.items() if not (isinstance(key, str) and isinstance(value, str))]
+        if wrong:
+            raise ConfigurationError(f"metadata is texts by texts, and {wrong[0]!r} is not: say str(...) of its key and its value")
         instance.metadata.clear()
         instance.metadata.update(metadata)
     return instance

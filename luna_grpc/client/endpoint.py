@@ -55,6 +55,8 @@ class Endpoint:
             ConfigurationError: no such address can exist, or TLS has a key without a certificate.
 
         """
+        if tls is not None and not isinstance(tls, Tls):
+            raise ConfigurationError("tls is no Tls: from luna_grpc.client import Tls, and say tls=Tls(ca='ca.pem'), or tls=Tls()")
         tls = tls or _tls(env)
         if tls is not None and bool(tls.cert) != bool(tls.key):
             raise ConfigurationError("tls has a certificate without a key, or a key without a certificate: name both files")

@@ -417,3 +417,11 @@ async def test_a_connection_that_has_fallen_silent_is_left(server: Luna) -> None
         await until(lambda: registration.state is State.REGISTERED)
         found = await instance(server)
         assert (found["registeredAt"], found["status"]) == (generation, "OK")
+
+
+def test_options_of_the_wrong_type_are_told() -> None:
+    """Before anything is sent, with what to say instead."""
+    with pytest.raises(client.ConfigurationError, match="import Tls"):
+        client.Registration("orders:localhost:8080", tls=True)  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="'zone' is not"):
+        client.Registration("orders:localhost:8080", metadata={"zone": 1})  # type: ignore[dict-item]
