@@ -42,7 +42,7 @@ class Api:
             known is not None
             and known.echo is not None
             and known.echo.repeated_by(said, known)
-            and (not user.prefixes or user.covers(instance_id, known.instance.info.name))
+            and user.covers(instance_id, known.instance.info.name)
         ):
             self._registry.renew((known,), Door.REST)
             return written_json(views.heard(known.echo.answer, known.last_heartbeat))

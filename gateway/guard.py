@@ -121,8 +121,7 @@ class Guard:
                 user = known(request) or await self._unknown(request)
                 if action is not None:
                     user.check(action)
-                    if registry.loading:
-                        registry.check_loaded()
+                    registry.check_loaded()
                 response = await handler(request, user)
             except Exception as error:  # noqa: BLE001 - each kind has its answer
                 response = self._refusal_of(request, error)

@@ -64,7 +64,7 @@ class User:
             PermissionDeniedError: the id or the service begins with none of the user's prefixes.
 
         """
-        if self.prefixes and not self.covers(instance_id, name):
+        if not self.covers(instance_id, name):
             raise PermissionDeniedError(
                 f"the user {self.name!r} may only change services whose names begin with {' or '.join(self.prefixes)}; "
                 f"{instance_id} of the service {name!r} is none of them"

@@ -118,8 +118,7 @@ class Guard:
         if user is None:
             user = await self._unknown(authorization, context)
         user.check(action)
-        if self._registry.loading:
-            self._registry.check_loaded()
+        self._registry.check_loaded()
         # Nearly always IPv4, and then a call can be saved.
         return Actor(user, Door.GRPC, peer[5:] if peer.startswith("ipv4:") else spelled(peer))
 
