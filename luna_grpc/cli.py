@@ -9,10 +9,10 @@ import structlog
 import typer
 
 from luna_grpc import __version__, cli_config, cli_register, cli_registry, cli_users
+from luna_grpc.cli_connection import EXIT_USAGE
 from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
 
 EXIT_CANNOT_START: Final = 1
-EXIT_USAGE: Final = 2
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,16 +1,14 @@
 """`luna config show`: with which settings a server would run from here, and where each comes from."""
 
 import os
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from luna_grpc import cli_output
-from luna_grpc.cli_connection import fail
+from luna_grpc.cli_connection import EXIT_USAGE, fail
 from luna_grpc.cli_output import Output
 from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
-
-EXIT_USAGE: Final = 2
 
 app = typer.Typer(no_args_is_help=True, help="The settings of luna serve.")
 
@@ -32,8 +30,7 @@ def show(*, output: Annotated[Output, typer.Option("-o", "--output", help="table
         cli_output.as_json([dict(zip(("variable", "flag", "value", "from", "meaning"), row, strict=True)) for row in rows])
         return
     columns = ["VARIABLE", "FLAG", "VALUE", "FROM", "MEANING"]
-    shown = len(columns) if output is Output.WIDE else 4
-    cli_output.table(columns[:shown], [row[:shown] for row in rows])
+    cli_output.table(columns, rows, 4, output)
 
 
 def _row(settings: Settings, name: str) -> list[str]:

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from luna_grpc.client.endpoint import Endpoint
 
 EXIT_REFUSED: Final = 1
+EXIT_USAGE: Final = 2
 EXIT_NOT_THERE: Final = 69
 """EX_UNAVAILABLE of sysexits.h; the next one is its EX_NOPERM."""
 EXIT_NOT_ALLOWED: Final = 77
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 the registry refused it, 2 wrong flags, 69 no registry answers, 77 wrong credentials or not allowed."
 )
+
+
+InstanceId = Annotated[
+    str, typer.Argument(help="serviceName:domain:port, for example orders:localhost:8080.", show_default=False, metavar="ID")
+]
 
 
 class Flags(TypedDict):

@@ -27,13 +27,14 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table, with colours when it goes to a terminal."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], narrow: int, output: Output) -> None:
+    """Write a table, with colours when it goes to a terminal; unless it is to be wide, of its first `narrow` columns only."""
+    shown = len(columns) if output is Output.WIDE else narrow
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    for column in columns[:shown]:
         made.add_column(column, no_wrap=True)
     for row in rows:
-        made.add_row(*(Text(plain(cell), style=COLOURS.get(cell, "")) for cell in row))
+        made.add_row(*(Text(plain(cell), style=COLOURS.get(cell, "")) for cell in row[:shown]))
     written = StringIO()
     # `rich` knows when not to use colours: NO_COLOR, TERM=dumb.
     console = Console(file=written, width=WIDEST, force_terminal=sys.stdout.isatty())

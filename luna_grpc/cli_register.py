@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, aimed, fail
+from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, aimed, fail
 from luna_grpc.cli_output import plain
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ app = typer.Typer()
 @aimed
 def register(
     registry: "Endpoint",
-    instance_id: Annotated[
-        str, typer.Argument(help="serviceName:domain:port, for example orders:localhost:8080.", show_default=False, metavar="ID")
-    ],
+    instance_id: InstanceId,
     command: Annotated[
         list[str] | None, typer.Argument(help="Behind --: what is to run meanwhile.", show_default=False, metavar="COMMAND")
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from luna_grpc import cli_output
-from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, connected, fail
+from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, connected, fail
 from luna_grpc.cli_output import Output
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ AGAIN_AFTER: Final = 2.0
 """Seconds at most until a watch tries again."""
 
 Format = Annotated[Output, typer.Option("-o", "--output", help="table, wide (with more columns) or json.")]
-InstanceId = Annotated[
-    str, typer.Argument(help="serviceName:domain:port, for example orders:localhost:8080.", show_default=False, metavar="ID")
-]
 
 app = typer.Typer()
 instances = typer.Typer(no_args_is_help=True, help="Look at one instance of a running registry.")
@@ -48,13 +45,13 @@ def services(
         if output is Output.JSON:
             cli_output.as_json(service)
         else:
-            _table_of_instances(service["instances"], wide=output is Output.WIDE)
+            _table_of_instances(service["instances"], output)
         return
     services = [as_json(service) for service in registry.services()]
     if output is Output.JSON:
         cli_output.as_json(services)
     else:
-        _table_of_services(services, wide=output is Output.WIDE)
+        _table_of_services(services, output)
 
 
 @instances.command("get", epilog=EXIT_CODES)
@@ -70,7 +67,7 @@ def get(registry: "Calls", instance_id: InstanceId, *, output: Format = Output.W
     if output is Output.JSON:
         cli_output.as_json(instance)
     else:
-        _table_of_instances([instance], wide=output is Output.WIDE)
+        _table_of_instances([instance], output)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -132,7 +129,7 @@ def watch(
         time.sleep(random.uniform(0, AGAIN_AFTER))  # noqa: S311 - so that not all come back at once
 
 
-def _table_of_services(services: list[Json], *, wide: bool) -> None:
+def _table_of_services(services: list[Json], output: Output) -> None:
     rows = [
         [
             service["name"],
@@ -144,11 +141,10 @@ def _table_of_services(services: list[Json], *, wide: bool) -> None:
         for service in services
     ]
     columns = ["NAME", "STATUS", "INSTANCES UP", "DESCRIPTION", "VERSIONS"]
-    shown = len(columns) if wide else 3
-    cli_output.table(columns[:shown], [row[:shown] for row in rows])
+    cli_output.table(columns, rows, 3, output)
 
 
-def _table_of_instances(instances: list[Json], *, wide: bool) -> None:
+def _table_of_instances(instances: list[Json], output: Output) -> None:
     now = datetime.now(UTC)
     rows = [
         [
@@ -166,8 +162,7 @@ def _table_of_instances(instances: list[Json], *, wide: bool) -> None:
         for instance in instances
     ]
     columns = ["ID", "STATUS", "REASON", "LAST HEARTBEAT", "URL", "VERSION", "WEIGHT", "REGISTERED", "GENERATION", "METADATA"]
-    shown = len(columns) if wide else 5
-    cli_output.table(columns[:shown], [row[:shown] for row in rows])
+    cli_output.table(columns, rows, 5, output)
 
 
 def _line(event: Json) -> str:
