@@ -70,11 +70,11 @@ class Server:
 
 
 @asynccontextmanager
-async def luna(*, ttl: float = 3600) -> AsyncIterator[Server]:
-    """Run Luna; by default with leases that last longer than the run."""
+async def luna(*flags: str, ttl: float = 3600) -> AsyncIterator[Server]:
+    """Run Luna, with further flags; by default with leases that last longer than the run."""
     ports = ["--port", "0", "--grpc-port", "0", "--log-level", "warning"]
     began = time.perf_counter()
-    process = await _start(sys.executable, "-m", "luna_grpc", "serve", *ports, "--lease-ttl", str(ttl))
+    process = await _start(sys.executable, "-m", "luna_grpc", "serve", *ports, "--lease-ttl", str(ttl), *flags)
     try:
         assert process.stdout is not None
         match = READY.fullmatch((await process.stdout.readline()).decode())

@@ -3,7 +3,7 @@
 from aiohttp import HttpVersion11, hdrs, web
 
 from gateway import views
-from gateway.answers import JSON, text_answer, written_json
+from gateway.answers import JSON, empty_answer, text_answer, written_json
 from gateway.body import decoded
 from gateway.lists import Body, Lists
 from luna_grpc.access import User
@@ -27,7 +27,7 @@ class Api:
         if hdrs.CONTENT_ENCODING in request.headers:
             body = self._decoded(request, body)
         info, status = views.read_instance(instance_id, body)
-        registration = await self._registry.register(info, status, actor=_actor(request, user))
+        registration = await self._registry.register(info, status, actor=actor(request, user))
         return written_json(_current(registration), status=201)
 
     async def put_instance(self, request: web.Request, user: User) -> web.Response:
@@ -47,7 +47,7 @@ class Api:
             self._registry.renew((known,), Door.REST)
             return written_json(views.heard(known.echo.answer, known.last_heartbeat))
         beat = _beat(check_instance_id(instance_id), body)
-        renewed = await self._registry.heartbeat(beat, actor=_actor(request, user))
+        renewed = await self._registry.heartbeat(beat, actor=actor(request, user))
         answer = views.all_but_last_heartbeat(renewed.instance)
         if beat.repeats(renewed.instance):  # else someone has changed it since
             renewed.echo = Echo(said, renewed.instance, answer)
@@ -60,8 +60,21 @@ class Api:
 
     async def delete_instance(self, request: web.Request, user: User) -> web.Response:
         """Deregister an instance."""
-        await self._registry.deregister(_instance_id(request), actor=_actor(request, user))
+        await self._registry.deregister(_instance_id(request), actor=actor(request, user))
         return text_answer("OK")
+
+    async def drain_instance(self, request: web.Request, user: User) -> web.Response:
+        """Take an instance out of service for a time."""
+        body = await request.read()
+        if hdrs.CONTENT_ENCODING in request.headers:
+            body = self._decoded(request, body)
+        registration = await self._registry.drain(_instance_id(request), views.read_drain(body), actor=actor(request, user))
+        return written_json(_current(registration))
+
+    async def undrain_instance(self, request: web.Request, user: User) -> web.Response:
+        """Put an instance back into service."""
+        registration = await self._registry.undrain(_instance_id(request), actor=actor(request, user))
+        return empty_answer(204) if registration is None else written_json(_current(registration))
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
         """Show all services that there are at this moment, however long it takes to write them."""
@@ -94,7 +107,8 @@ def _beat(instance_id: str, body: bytes) -> Beat:
     return Beat(instance_id, status=status, info=info)
 
 
-def _actor(request: web.Request, user: User) -> Actor:
+def actor(request: web.Request, user: User) -> Actor:
+    """Return who causes a change."""
     host, port, *_ = request.get_extra_info("peername") or ("", 0)
     return Actor(user, Door.REST, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 

@@ -118,6 +118,8 @@ class RestServer:
             (hdrs.METH_PUT, instance, change, api.put_instance),
             (hdrs.METH_GET, instance, read, api.get_instance),
             (hdrs.METH_DELETE, instance, change, api.delete_instance),
+            (hdrs.METH_POST, instance + "/drain", Action.OPERATE, api.drain_instance),
+            (hdrs.METH_DELETE, instance + "/drain", Action.OPERATE, api.undrain_instance),
             (hdrs.METH_GET, PREFIX + "/services", read, services),
             (hdrs.METH_GET, PREFIX + "/services/", read, services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),

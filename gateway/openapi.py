@@ -119,6 +119,27 @@ def _paths() -> Part:
                 refused=(400, 404, 409),
             ),
         },
+        "/registry/v1/instances/{instanceId}/drain": {
+            "parameters": [_ID],
+            "post": _operation(
+                "drain",
+                "Instances",
+                "Take an instance out of service for a time",
+                "It is `DOWN` with the reason `DRAINED`, whatever it reports; its heartbeats go on as before. It stays so when it "
+                "is registered anew. Again: with another end. Takes the role admin.",
+                body=_content("Drain", schemas.EXAMPLE_DRAIN, required=False),
+                ok=_ok(_INSTANCE),
+                refused=(400, 404, 408, 413),
+            ),
+            "delete": _operation(
+                "undrain",
+                "Instances",
+                "Put a drained instance back into service before its time",
+                "One that is not drained stays as it is. Takes the role admin.",
+                ok=_ok(_INSTANCE) | {"204": {"description": "Done; it is not registered."}},
+                refused=(400, 404),
+            ),
+        },
         "/registry/v1/services/json": {
             "get": _operation("listServices", "Services", "List all services", ok=_ok(_SERVICES)),
         },
@@ -184,7 +205,7 @@ def _register() -> Part:
         "Instances",
         "Register an instance",
         "Refused while the id has a live lease; over one whose lease has run out it is accepted.",
-        body=_body(required=True),
+        body=_content("InstanceInput", EXAMPLE_INPUT, required=True),
         ok=created,
         refused=(400, 408, 413),
     )
@@ -196,7 +217,7 @@ def _heartbeat() -> Part:
         "Instances",
         "Send a heartbeat",
         "It renews the lease and replaces what is known of the instance. With an empty body it only renews.",
-        body=_body(required=False),
+        body=_content("InstanceInput", EXAMPLE_INPUT, required=False),
         ok=_ok(_INSTANCE),
         refused=(400, 404, 408, 409, 413),
     )
@@ -241,10 +262,10 @@ def _probe(operation_id: str, summary: str, description: str, *, ok: Part, param
     return operation | {"security": []}
 
 
-def _body(*, required: bool) -> Part:
+def _content(schema: str, example: Part, *, required: bool) -> Part:
     return {
         "required": required,
-        "content": {JSON: {"schema": {"$ref": "#/components/schemas/InstanceInput"}, "example": EXAMPLE_INPUT}},
+        "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}},
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final, TypeAlias
 
 from gateway import errors
 from gateway.views import REQUIRED
+from luna_grpc import drains
 from luna_grpc.auth import CHALLENGE
 from luna_grpc.model import (
     ID_PATTERN,
@@ -119,7 +120,9 @@ _ANSWER: Final[Schema] = {
     "last_heartbeat": {**_MOMENT, "description": "Milliseconds since the epoch, by the server's clock."},
     "statusReason": {"type": "string", "enum": list(StatusReason), "description": "Why it has this status."},
     "registeredAt": _MOMENT,
+    "drainedUntil": {**_MOMENT, "description": "When its drain ends; only while it is drained."},
 }
+_NOT_ALWAYS: Final = frozenset({"metadata", "drainedUntil"})
 EXAMPLE_INPUT: Final = {
     "instanceId": EXAMPLE_ID,
     "name": "orders",
@@ -132,6 +135,7 @@ EXAMPLE_INSTANCE: Final = {
     "statusReason": StatusReason.REPORTED,
     "registeredAt": 1_795_363_200_000,
 }
+EXAMPLE_DRAIN: Final = {"duration": 900}
 EXAMPLE_SERVICE: Final = {
     "name": "orders",
     "description": "Takes orders",
@@ -188,9 +192,22 @@ def components() -> Schema:
             },
             "Instance": {
                 "type": "object",
-                "required": [field for field in _ANSWER if field != "metadata"],
+                "required": [field for field in _ANSWER if field not in _NOT_ALWAYS],
                 "properties": _ANSWER,
                 "examples": [EXAMPLE_INSTANCE],
+            },
+            "Drain": {
+                "type": "object",
+                "properties": {
+                    "duration": {
+                        "type": ["number", "null"],
+                        "minimum": 1,
+                        "maximum": drains.LONGEST,
+                        "default": drains.DEFAULT,
+                        "description": "For how many seconds from now on.",
+                    }
+                },
+                "examples": [EXAMPLE_DRAIN],
             },
             "Service": {
                 "type": "object",

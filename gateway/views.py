@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import orjson
 
+from luna_grpc import drains
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import NO_METADATA, Info, Instance, Status, shown
 from luna_grpc.store import Service
@@ -47,6 +48,21 @@ def read_instance(instance_id: str, body: bytes) -> tuple[Info, Status]:
         metadata=_metadata(data.get("metadata")),
     )
     return info, status
+
+
+def read_drain(body: bytes) -> float:
+    """Read for how many seconds an instance is to be drained; an empty body leaves that to us.
+
+    Raises:
+        InvalidArgumentError: the body is no JSON object, or `duration` is no number.
+
+    """
+    seconds = _object(body).get("duration") if body else None
+    if seconds is None:
+        return drains.DEFAULT
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise InvalidArgumentError("duration must be a number, of seconds", field="duration")
+    return float(seconds)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -118,6 +134,8 @@ def all_but_last_heartbeat(now: Instance) -> bytes:
         "statusReason": now.reason,
         "registeredAt": now.registered_at,
     }
+    if now.drained_until is not None:
+        answer["drainedUntil"] = now.drained_until
     if said.metadata:
         answer["metadata"] = dict(said.metadata)
     return orjson.dumps(answer)[:-1]

@@ -1,6 +1,7 @@
 """`luna services`, `instances get`, `watch`, `deregister`, `check`: a running registry from the command line."""
 
 import random
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from luna_grpc import cli_output
+from luna_grpc import cli_output, drains
 from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, connected, fail
 from luna_grpc.cli_output import Output
 
@@ -17,13 +18,26 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = Mapping[str, Any]
 
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_TIME: Final = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
 AGAIN_AFTER: Final = 2.0
 """Seconds at most until a watch tries again."""
 
 Format = Annotated[Output, typer.Option("-o", "--output", help="table, wide (with more columns) or json.")]
 
+
+def _seconds(text: str | float) -> float:
+    """Read a span of time as people write it."""
+    if isinstance(text, float):
+        return text
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is not a time; write for example 90s, 15m, 2h or 7d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 app = typer.Typer()
-instances = typer.Typer(no_args_is_help=True, help="Look at one instance of a running registry.")
+instances = typer.Typer(no_args_is_help=True, help="The instances of a running registry: look at them, take them out of service.")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -68,6 +82,56 @@ def get(registry: "Calls", instance_id: InstanceId, *, output: Format = Output.W
         cli_output.as_json(instance)
     else:
         _table_of_instances([instance], output)
+
+
+@instances.command("list", epilog=EXIT_CODES)
+@connected
+def all_instances(registry: "Calls", *, output: Format = Output.TABLE) -> None:
+    """List all instances.
+
+    Example: luna instances list -o wide
+    """
+    from luna_grpc.client.calls import as_json  # noqa: PLC0415 - gRPC takes a while
+
+    found = [instance for service in registry.services() for instance in as_json(service)["instances"]]
+    if output is Output.JSON:
+        cli_output.as_json(found)
+    else:
+        _table_of_instances(found, output)
+
+
+@instances.command(epilog=EXIT_CODES)
+@connected
+def drain(
+    registry: "Calls",
+    instance_id: InstanceId,
+    *,
+    duration: Annotated[
+        float, typer.Option("--for", parser=_seconds, help="For how long: 90s, 15m, 2h, 7d; at most 30d.", metavar="TIME")
+    ] = drains.DEFAULT,
+) -> None:
+    """Take an instance out of service for a time: it is DOWN for everyone, while it goes on sending heartbeats.
+
+    It lasts for an hour unless you say otherwise, also when the instance is registered anew, and takes the role admin.
+
+    Example: luna instances drain orders:localhost:8080 --for 15m
+    """
+    until = registry.drain(instance_id, duration).drained_until.ToDatetime(UTC).astimezone()
+    typer.echo(f"{instance_id} is drained until {until:%Y-%m-%d %H:%M:%S %Z}; luna instances undrain {instance_id} ends that")
+
+
+@instances.command(epilog=EXIT_CODES)
+@connected
+def undrain(registry: "Calls", instance_id: InstanceId) -> None:
+    """Put a drained instance back into service before its time.
+
+    Example: luna instances undrain orders:localhost:8080
+    """
+    from luna_grpc.client.calls import as_json  # noqa: PLC0415 - gRPC takes a while
+
+    instance = registry.undrain(instance_id)
+    now = f"and is {_status(as_json(instance))}" if instance is not None else "and is not registered"
+    typer.echo(f"{instance_id} is not drained {now}")
 
 
 @app.command(epilog=EXIT_CODES)

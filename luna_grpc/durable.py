@@ -19,12 +19,14 @@ import structlog
 
 from luna_grpc.capacity import UNLIMITED, Capacity
 from luna_grpc.clock import Clock
+from luna_grpc.drains import Drains
 from luna_grpc.errors import LunaError, ResourceExhaustedError
-from luna_grpc.events import Event
+from luna_grpc.events import Change, Event
 from luna_grpc.memory import Decided, MemoryStore
 from luna_grpc.model import Actor, Info, Instance, Status
 from luna_grpc.statefile import RETRY_AFTER, StateFile
-from luna_grpc.stateformat import Kept, Statement, forget, keep
+from luna_grpc.stateformat import Kept, Statement, forget, forget_drains, keep, note, trim, undrain
+from luna_grpc.stateformat import drain as drained
 from luna_grpc.store import Registration, Terms
 
 SOON: Final = 0.1
@@ -62,10 +64,10 @@ class DurableStore(MemoryStore):
         super().__init__(clock, evict_after=evict_after, capacity=capacity, warming=warming and file.fresh, epoch=file.epoch)
         self.file = file
         self._last_generation = max(self._last_generation, file.last_generation)
-        self._clock = clock
         self._changes = 0  # how many are under way
         self._turns: dict[str, asyncio.Task[Any]] = {}  # the latest change of each id that has one under way
         self._unwritten: dict[str, None] = {}  # ids of which memory knows more than the disk
+        self._journal_written = 0  # the number of the latest entry on the disk
         self._on_disk = False  # whether memory just takes on what is on the disk
         self._flusher: asyncio.Task[None] | None = None
         self.feed.observe(self._note)
@@ -79,15 +81,20 @@ class DurableStore(MemoryStore):
             StateFileError: the file is damaged.
 
         """
+        wall_ms = self._clock.wall_ms()
+        self._drains = Drains({each: until for each, until in (await self.file.read_drains()).items() if until > wall_ms})
         async for part in self.file.read():
             for kept in part:
                 self._restore(kept, ttl)
             # There is no garbage in it, and the collector would walk all of it again and again; see `luna_grpc.sweeper`.
             gc.freeze()
-        now, wall_ms = self._clock.now(), self._clock.wall_ms()
+        now = self._clock.now()
         async for ended in self.file.read_ended():
             for instance_id, at in ended:
-                self._await_eviction(self._registrations[instance_id], now - max(0.0, (wall_ms - at) / 1000))
+                self._evictions.add(instance_id, now - max(0.0, (wall_ms - at) / 1000))
+        async for entries in self.file.read_journal():
+            self.journal.restore(entries)
+        self._journal_written = self.journal.number
         self._clock.tick()
         if self._registrations:
             self.hold(self._clock.now() + ttl)
@@ -108,16 +115,17 @@ class DurableStore(MemoryStore):
             self._flusher.cancel()
             await asyncio.wait([self._flusher])
         with suppress(LunaError):
-            while self._turns or self._unwritten:  # what is changing is written by its change, so nothing else may be left
+            while self._turns or self._owing:  # what is changing is written by its change, so nothing else may be left
                 if self._turns:
                     await asyncio.wait(self._turns.values())
                 else:
                     await self._write_some()
 
     def _restore(self, kept: Kept, ttl: float) -> None:
-        registration = Registration(kept.instance, kept.owner, Terms(self._clock.now() + ttl, kept.last_heartbeat))
-        registration.live = kept.instance.ended is None
-        self._registrations[kept.instance.info.instance_id] = registration
+        now = kept.instance._replace(drained_until=self._drains.get(kept.instance.info.instance_id))
+        registration = Registration(now, kept.owner, Terms(self._clock.now() + ttl, kept.last_heartbeat))
+        registration.live = now.ended is None
+        self._registrations[now.info.instance_id] = registration
         self._services.join(registration)
         if registration.live:
             self._leases.add(registration)
@@ -161,9 +169,33 @@ class DurableStore(MemoryStore):
             registration = self._current(instance_id, generation, actor)
             await self._write(forget(instance_id))
             with self._already_on_disk():
-                self._remove(registration, actor)
+                self._remove(registration, actor, Change.DEREGISTERED)
 
         await self._in_turn(instance_id, step)
+
+    async def drain(self, instance_id: str, *, until: int, actor: Actor) -> Registration:
+        """Take an instance out of service, once the disk has it."""
+
+        async def step() -> Registration:
+            registration = self._draining(instance_id, actor)
+            await self._write(drained(instance_id, until), forget_drains(self._clock.wall_ms()))
+            with self._already_on_disk():
+                self._drain(registration, until, actor)
+            return registration
+
+        return await self._in_turn(instance_id, step)
+
+    async def undrain(self, instance_id: str, *, actor: Actor) -> Registration | None:
+        """Put an instance back into service, once the disk has it."""
+
+        async def step() -> Registration | None:
+            registration = self._undraining(instance_id)
+            await self._write(undrain(instance_id))
+            with self._already_on_disk():
+                self._undrain(instance_id, actor)
+            return registration
+
+        return await self._in_turn(instance_id, step)
 
     def _hear(self, held: Registration, terms: Terms, actor: Actor) -> bool:
         """Let a change count as a heartbeat at once, whatever becomes of it and however long it waits; return whether it did."""
@@ -182,13 +214,12 @@ class DurableStore(MemoryStore):
         holder = asked.terms.holder
         if not held.live and not asked.heard and (holder is None or not holder.closed):
             self._renew_and_change(held, held.instance._replace(ended=None), self._granted(asked), asked.actor)
-        # What was said before a lease ended does not bring it back.
-        now = now._replace(ended=held.instance.ended)
+        now = _as_of(held, now)
         if now != held.instance:
             moved = now.info.name != held.instance.info.name
             await self._write(keep(self._kept(held, now), moved=moved))
             with self._already_on_disk():
-                self._update(held, now._replace(ended=held.instance.ended), asked.actor)
+                self._update(held, _as_of(held, now), asked.actor)
         return held
 
     async def _hand_over(self, decided: Decided, asked: _Asked) -> Registration:
@@ -252,9 +283,15 @@ class DurableStore(MemoryStore):
 
     # Writing what nobody waits for
 
+    @property
+    def _owing(self) -> bool:
+        """Whether memory knows more than the disk."""
+        return bool(self._unwritten) or self._journal_written < self.journal.number
+
     def _note(self, event: Event) -> None:
         if not self._on_disk:
             self._unwritten[event.instance.info.instance_id] = None
+        if self._owing:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -262,7 +299,7 @@ class DurableStore(MemoryStore):
             self._flusher = asyncio.create_task(self._flush())
 
     async def _flush(self) -> None:
-        while self._unwritten or self.file.failure:
+        while self._owing or self.file.failure:
             await asyncio.sleep(RETRY if self.file.failure else SOON)
             with suppress(LunaError):
                 while await self._write_some():
@@ -274,7 +311,8 @@ class DurableStore(MemoryStore):
         Return whether there are so many that it is worth going on at once.
         """
         ids = list(islice((each for each in self._unwritten if each not in self._turns), SLICE))
-        if not ids and not self.file.failure:
+        entries = list(islice(self.journal.after(self._journal_written), SLICE))
+        if not ids and not entries and not self.file.failure:
             return False
         for each in ids:
             del self._unwritten[each]
@@ -282,21 +320,29 @@ class DurableStore(MemoryStore):
             # One that nobody gets, so that there is something new to write: that finds out whether the disk is well again.
             self._last_generation += 1
         try:
-            await self.file.write(*map(self._as_it_is, ids), generation=self._last_generation)
+            await self.file.write(
+                *map(self._as_it_is, ids), *map(note, entries), trim(self.journal.number), generation=self._last_generation
+            )
         except LunaError:
             self._unwritten |= dict.fromkeys(ids)
             raise
-        return len(ids) == SLICE
+        if entries:
+            self._journal_written = entries[-1].number
+        return SLICE in (len(ids), len(entries))
 
     def _as_it_is(self, instance_id: str) -> Statement:
         registration = self.get(instance_id)
         return forget(instance_id) if registration is None else keep(self._kept(registration, registration.instance))
 
     def _kept(self, registration: Registration, now: Instance) -> Kept:
-        ended_at = None if now.ended is None else self._clock.wall_ms() - round(self._ended_for(now.info.instance_id) * 1000)
+        ended_at = (
+            None
+            if now.ended is None
+            else self._clock.wall_ms() - round(self._evictions.ended_for(now.info.instance_id, self._clock.now()) * 1000)
+        )
         return Kept(now, registration.owner, registration.last_heartbeat, ended_at)
 
-    def _ended_for(self, instance_id: str) -> float:
-        """Return for how many seconds a lease has been over; 0 when nobody keeps count, because nothing is evicted."""
-        evicted_at = self._ended.get(instance_id)
-        return 0.0 if evicted_at is None else self._clock.now() + self._evict_after - evicted_at
+
+def _as_of(held: Registration, now: Instance) -> Instance:
+    """Bring up to date what was decided before: what was said then neither brings back a lease that has ended nor a drain."""
+    return now._replace(ended=held.instance.ended, drained_until=held.instance.drained_until)

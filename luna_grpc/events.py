@@ -1,7 +1,7 @@
 """What watchers are told: the changes of instances."""
 
 from luna_grpc.enums import Word
-from luna_grpc.model import Actor, Change, Instance
+from luna_grpc.model import Actor, Instance
 
 
 class EventType(Word):
@@ -9,6 +9,19 @@ class EventType(Word):
 
     UPSERTED = "UPSERTED"
     REMOVED = "REMOVED"
+
+
+class Change(Word):
+    """What became of an instance; after the last three it is not in its service any more."""
+
+    REGISTERED = "registered"
+    STATUS = "status changed"
+    DRAINED = "drained"
+    UNDRAINED = "undrained"
+    OTHER = "changed"
+    DEREGISTERED = "deregistered"
+    EVICTED = "evicted"
+    MOVED = "moved"
 
 
 class Event:
@@ -35,7 +48,6 @@ class Event:
         """0 for an event of a snapshot."""
         self.actor = actor
         self.change = change
-        """Says nothing when the type is REMOVED."""
         self.key = (instance.info.name, instance.info.instance_id)
         """Events of one key supersede each other."""
         self.size = instance.info.size

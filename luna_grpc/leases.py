@@ -1,4 +1,4 @@
-"""When leases run out: a queue of deadlines that renewing does not touch.
+"""When leases run out: a queue of deadlines that renewing does not touch; and when those who lost theirs are evicted.
 
 Renewing only moves the deadline that the lease carries itself. The queue finds out when the moment first written down for a lease
 has come: a lease renewed since then is put back at its new deadline, the others are due. So each lease has at most one entry, a
@@ -8,8 +8,42 @@ No clock is read here and nothing is declared: `due` says what has run out by th
 """
 
 import heapq
-from itertools import count
+from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, Final, Generic, Protocol, TypeVar
+
+from luna_grpc.clock import MAX_ADVANCE
+
+NEVER: Final = 0.0
+"""As the time until an eviction: instances without a live lease stay for ever."""
+SHORTEST_STALL: Final = 0.2
+"""Seconds; a gap below this may just be a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePolicy:
+    """For how long a heartbeat counts. All times in seconds."""
+
+    ttl: float = 30.0
+    rest_slack: float = 0.05
+    """What a lease renewed through REST gets on top, as a fraction: legacy clients beat exactly once in a TTL."""
+    warmup: float = 30.0
+    """How long after an empty start those who remember an earlier life are not told of removals."""
+
+    @property
+    def rest_ttl(self) -> float:
+        """For how long a heartbeat through REST counts."""
+        return self.ttl * (1 + self.rest_slack)
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """How often clients are told to send heartbeats: two may be lost."""
+        return self.ttl / 3
+
+    @property
+    def stall(self) -> float:
+        """A gap between two sweeps from which on the registry counts as having been deaf."""
+        return min(MAX_ADVANCE, max(self.ttl / 3, SHORTEST_STALL))
 
 
 class Leased(Protocol):
@@ -99,3 +133,33 @@ class LeaseQueue(Generic[L]):
                 if lease.live:
                     due.append(lease)
         return due
+
+
+class Evictions:
+    """Who is without a live lease, and when they are evicted.
+
+    All wait equally long, so they stand in the order in which it is their turn.
+    """
+
+    def __init__(self, after: float) -> None:
+        """`after` is in seconds, counted from the end of a lease; `NEVER`: nobody is evicted."""
+        self._after = after
+        self._moments: dict[str, float] = {}
+
+    def add(self, instance_id: str, ended: float) -> None:
+        """Note that a lease ended at a moment."""
+        if self._after != NEVER:
+            self._moments[instance_id] = ended + self._after
+
+    def discard(self, instance_id: str) -> None:
+        """Forget an instance, for it has a lease again or is gone."""
+        self._moments.pop(instance_id, None)
+
+    def due(self, now: float, limit: int) -> list[str]:
+        """Return those whose moment has come, looking at no more than `limit`; they are not forgotten."""
+        return [instance_id for instance_id, moment in islice(self._moments.items(), limit) if moment <= now]
+
+    def ended_for(self, instance_id: str, now: float) -> float:
+        """Return for how many seconds a lease has been over; 0 when nobody keeps count, because nothing is evicted."""
+        moment = self._moments.get(instance_id)
+        return 0.0 if moment is None else now + self._after - moment

@@ -8,7 +8,7 @@ from typing import Final, TextIO
 
 import structlog
 
-from luna_grpc.events import Event, EventType
+from luna_grpc.events import Event
 from luna_grpc.model import Door
 
 MOST_A_SECOND: Final = 10
@@ -81,7 +81,7 @@ class ChangeLog:
         if actor is None or ((actor.door is Door.INTERNAL or instance.ended is not None) and not self._few.passes()):
             return
         log.info(
-            "removed" if event.type is EventType.REMOVED else event.change.value,
+            event.change.value,
             instance_id=instance.info.instance_id,
             service=instance.info.name,
             status=instance.status.value,

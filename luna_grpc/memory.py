@@ -2,26 +2,26 @@
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from luna_grpc.capacity import UNLIMITED, Capacity, Room
 from luna_grpc.clock import Clock
+from luna_grpc.drains import Drains
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, SupersededError
-from luna_grpc.events import Event, EventType
-from luna_grpc.leases import LeaseQueue
-from luna_grpc.model import ITSELF, Actor, Change, Info, Instance, Status, StatusReason
-from luna_grpc.services import Services
+from luna_grpc.events import Change, Event, EventType
+from luna_grpc.journal import Journal
+from luna_grpc.leases import NEVER, Evictions, LeaseQueue
+from luna_grpc.model import ITSELF, Actor, Info, Instance, Status, StatusReason
+from luna_grpc.services import Services, StatusChanges
 from luna_grpc.store import Registration, Service, Swept, Terms, Totals
 from luna_grpc.watch import Feed
 
-NEVER: Final = 0.0
-"""As `evict_after`: instances without a live lease stay for ever."""
 _DEADLINE: Final = attrgetter("deadline")
 # On Python 3.11, to name a member of an enum takes as long as to call a function; and 100,000 leases may end at once.
 _EXPIRED: Final = StatusReason.LEASE_EXPIRED
 _UPSERTED: Final = EventType.UPSERTED
+_REMOVED: Final = EventType.REMOVED
 _STATUS: Final = Change.STATUS
 _OTHER: Final = Change.OTHER
 
@@ -62,16 +62,16 @@ class MemoryStore:
     ) -> None:
         self.epoch = epoch or secrets.token_hex(8)
         self.feed = Feed(self._present, warming=warming)
-        self._evict_after = evict_after
+        self._clock = clock
         self._room = Room(capacity)
         self._registrations: dict[str, Registration] = {}
         self._services = Services()
-        # How often the effective status of an instance has become OK, and DOWN for which reason.
-        self._went_up = 0
-        self._went_down = dict.fromkeys(StatusReason, 0)
+        self._drains = Drains()
+        self.journal = Journal(self._services.up_in, clock.wall_ms)
+        self.feed.observe(self.journal.note)
+        self._status_changes = StatusChanges()
         self._leases: LeaseQueue[Registration] = LeaseQueue()
-        # Those without a live lease, with the moment of their eviction. All wait equally long, so they stand in its order.
-        self._ended: dict[str, float] = {}
+        self._evictions = Evictions(evict_after)
         # From the wall clock, so that no restart ever hands out a generation again.
         self._last_generation = clock.wall_ms() * 1000
 
@@ -102,10 +102,13 @@ class MemoryStore:
         """Return how many instances and services there are."""
         return Totals(len(self._registrations), self._services.instances_up, len(self._services), self._services.up)
 
+    def drains(self) -> Mapping[str, int]:
+        """Return the ids that are drained, and until when."""
+        return self._drains
+
     def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
         """Return how often the effective status of an instance has changed."""
-        down = {(Status.DOWN, reason): times for reason, times in self._went_down.items()}
-        return {(Status.OK, StatusReason.REPORTED): self._went_up, **down}
+        return self._status_changes.counts()
 
     def _present(self, names: frozenset[str]) -> Iterator[Event]:
         for name in sorted(names) if names else self._services.names():
@@ -155,7 +158,30 @@ class MemoryStore:
 
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance."""
-        self._remove(self._current(instance_id, generation, actor), actor)
+        self._remove(self._current(instance_id, generation, actor), actor, Change.DEREGISTERED)
+
+    async def drain(self, instance_id: str, *, until: int, actor: Actor) -> Registration:
+        """Take an instance out of service."""
+        registration = self._draining(instance_id, actor)
+        self._drain(registration, until, actor)
+        return registration
+
+    async def undrain(self, instance_id: str, *, actor: Actor) -> Registration | None:
+        """Put an instance back into service."""
+        registration = self._undraining(instance_id)
+        self._undrain(instance_id, actor)
+        return registration
+
+    def _draining(self, instance_id: str, actor: Actor) -> Registration:
+        registration = self._current(instance_id, 0, actor)
+        self._drains.check_room(instance_id)
+        return registration
+
+    def _undraining(self, instance_id: str) -> Registration | None:
+        registration = self._registrations.get(instance_id)
+        if registration is None and instance_id not in self._drains:
+            raise NotFoundError(f"{instance_id} is neither registered nor drained")
+        return registration
 
     def _registering(self, info: Info, reported: Status, *, owner: str, replace: bool, terms: Terms, actor: Actor) -> Decided:
         actor.user.check_covers(info.instance_id, info.name)
@@ -193,6 +219,9 @@ class MemoryStore:
 
     def _carry_out(self, decided: Decided, terms: Terms, actor: Actor) -> Registration:
         held, now, owner = decided
+        drained_until = self._drains.get(now.info.instance_id)
+        if drained_until != now.drained_until:  # it is a new generation, or the drain has ended since it was decided
+            now = now._replace(drained_until=drained_until)
         if held is not None and held.instance.generation == now.generation:
             return self._renew_and_change(held, now, terms, actor)
         registration = Registration(now, owner, terms)
@@ -223,11 +252,13 @@ class MemoryStore:
             self._end(registration, _EXPIRED, now, ITSELF)
         evicted = 0
         if now >= self._leases.held_until:
-            for instance_id in [key for key, moment in islice(self._ended.items(), limit) if moment <= now]:
+            for instance_id in self._evictions.due(now, limit):
                 registration = self._registrations[instance_id]
                 if not registration.changing:  # else it may come back, and would find its place taken
-                    self._remove(registration, ITSELF)
+                    self._remove(registration, ITSELF, Change.EVICTED)
                     evicted += 1
+        for instance_id in self._drains.over(self._clock.wall_ms()):
+            self._undrain(instance_id, ITSELF)
         return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit, late=late)
 
     # The steps that the changes are made of
@@ -247,7 +278,7 @@ class MemoryStore:
         self.renew((registration,), terms)
         if not registration.live:
             registration.live = True
-            self._ended.pop(now.info.instance_id, None)
+            self._evictions.discard(now.info.instance_id)
         self._leases.add(registration)
         if now != registration.instance:
             self._update(registration, now, actor)
@@ -255,58 +286,59 @@ class MemoryStore:
 
     def _end(self, registration: Registration, reason: StatusReason, now: float, actor: Actor) -> None:
         registration.live = False
-        self._await_eviction(registration, now)
+        self._evictions.add(registration.instance.info.instance_id, now)
         self._update(registration, registration.instance._replace(ended=reason), actor)
 
-    def _await_eviction(self, registration: Registration, ended: float) -> None:
-        if self._evict_after != NEVER:
-            self._ended[registration.instance.info.instance_id] = ended + self._evict_after
+    def _drain(self, registration: Registration, until: int, actor: Actor) -> None:
+        now = registration.instance._replace(drained_until=until)
+        self._drains.add(now.info.instance_id, until)
+        self._update(registration, now, actor, Change.DRAINED)
 
-    def _update(self, registration: Registration, now: Instance, actor: Actor) -> None:
-        """Let a registration take on another state, and tell."""
+    def _undrain(self, instance_id: str, actor: Actor) -> None:
+        self._drains.remove(instance_id)
+        registration = self._registrations.get(instance_id)
+        if registration is not None and registration.instance.drained_until is not None:
+            self._update(registration, registration.instance._replace(drained_until=None), actor, Change.UNDRAINED)
+
+    def _update(self, registration: Registration, now: Instance, actor: Actor, change: Change | None = None) -> None:
+        """Let a registration take on another state, and tell; `change` None: what that is follows from the state."""
         was = registration.instance
-        change = now.up - was.up
-        if change:
-            self._note_status(now)
+        difference = now.up - was.up
+        if difference:
+            self._status_changes.note(now)
         if was.info.name == now.info.name:
             registration.instance = now
-            self._services.changed(now.info.name, change)
+            self._services.changed(now.info.name, difference)
         else:
             self._services.leave(was)
-            self.feed.publish(EventType.REMOVED, was, registration.last_heartbeat, actor)
+            self.feed.publish(_REMOVED, was, registration.last_heartbeat, actor, Change.MOVED)
             registration.instance = now
             self._services.join(registration)
-        self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, _STATUS if change else _OTHER)
+            change = change or Change.REGISTERED
+        self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, change or (_STATUS if difference else _OTHER))
 
     def _place(self, held: Registration | None, registration: Registration, actor: Actor) -> None:
         """Put a new registration in the place of the one that held the id."""
         now = registration.instance
         info = now.info
-        self._ended.pop(info.instance_id, None)
+        self._evictions.discard(info.instance_id)
         self._registrations[info.instance_id] = registration
         if held is not None and held.instance.up != now.up:
-            self._note_status(now)
+            self._status_changes.note(now)
         if held is not None and held.instance.info.name == info.name:
             self._services.replace(held.instance, registration)
         else:
             if held is not None:
                 self._services.leave(held.instance)
-                self.feed.publish(EventType.REMOVED, held.instance, held.last_heartbeat, actor)
+                self.feed.publish(_REMOVED, held.instance, held.last_heartbeat, actor, Change.MOVED)
             self._services.join(registration)
         self.feed.publish(_UPSERTED, now, registration.last_heartbeat, actor, Change.REGISTERED)
 
-    def _remove(self, registration: Registration, actor: Actor) -> None:
+    def _remove(self, registration: Registration, actor: Actor, change: Change) -> None:
         registration.live = False
         self._leases.forget(registration)
         instance = registration.instance
         del self._registrations[instance.info.instance_id]
-        self._ended.pop(instance.info.instance_id, None)
+        self._evictions.discard(instance.info.instance_id)
         self._services.leave(instance)
-        self.feed.publish(EventType.REMOVED, instance, registration.last_heartbeat, actor)
-
-    def _note_status(self, now: Instance) -> None:
-        """Count that the effective status of an instance has changed."""
-        if now.up:
-            self._went_up += 1
-        else:
-            self._went_down[now.reason] += 1
+        self.feed.publish(_REMOVED, instance, registration.last_heartbeat, actor, change)

@@ -72,14 +72,6 @@ class StatusReason(Word):
     REPORTED = "REPORTED"
 
 
-class Change(Word):
-    """What is new of an instance that is there."""
-
-    REGISTERED = "registered"
-    STATUS = "status changed"
-    OTHER = "changed"
-
-
 class OnDisconnect(Word):
     """What happens to the instances of a heartbeat stream when it breaks."""
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from luna_grpc.clock import MAX_ADVANCE, Clock
+from luna_grpc.clock import Clock
+from luna_grpc.drains import DEFAULT, checked
 from luna_grpc.errors import InvalidArgumentError, NotFoundError, NotRegisteredError, UnavailableError
 from luna_grpc.histogram import Histogram
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.model import (
     MAX_NAME,
     MAX_OWNER,
@@ -35,35 +37,7 @@ SWEEP_TELLINGS: Final = 20_000
 """The most times that one slice tells a watcher of something: some 10 ms."""
 MAX_HOLD: Final = 3
 """For how many TTLs stalls can put off that anything expires."""
-SHORTEST_STALL: Final = 0.2
-"""Seconds; a gap below this may just be a busy machine."""
 _REST: Final = Door.REST  # on Python 3.11, to name a member of an enum takes as long as to call a function
-
-
-@dataclass(frozen=True, slots=True)
-class LeasePolicy:
-    """For how long a heartbeat counts. All times in seconds."""
-
-    ttl: float = 30.0
-    rest_slack: float = 0.05
-    """What a lease renewed through REST gets on top, as a fraction: legacy clients beat exactly once in a TTL."""
-    warmup: float = 30.0
-    """How long after an empty start those who remember an earlier life are not told of removals."""
-
-    @property
-    def rest_ttl(self) -> float:
-        """For how long a heartbeat through REST counts."""
-        return self.ttl * (1 + self.rest_slack)
-
-    @property
-    def heartbeat_interval(self) -> float:
-        """How often clients are told to send heartbeats: two may be lost."""
-        return self.ttl / 3
-
-    @property
-    def stall(self) -> float:
-        """A gap between two sweeps from which on the registry counts as having been deaf."""
-        return min(MAX_ADVANCE, max(self.ttl / 3, SHORTEST_STALL))
 
 
 class Beat(NamedTuple):
@@ -218,6 +192,32 @@ class Registry:
         check_instance_id(instance_id)
         await self.store.deregister(instance_id, generation=generation, actor=actor)
         self.deregistrations[actor.door] += 1
+
+    async def drain(self, instance_id: str, seconds: float = DEFAULT, *, actor: Actor) -> Registration:
+        """Take an instance out of service for so many seconds from now on, whatever it says itself; again: with another end.
+
+        It holds for the id: for every later registration of it too, until its end or `undrain`.
+
+        Raises:
+            InvalidArgumentError: `duration` is no time that a drain may last.
+            NotFoundError: the id is unknown.
+            ResourceExhaustedError: too many are drained.
+            UnavailableError: it cannot be kept now.
+
+        """
+        check_instance_id(instance_id)
+        until = self._clock.wall_ms() + round(checked(seconds) * 1000)
+        return await self.store.drain(instance_id, until=until, actor=actor)
+
+    async def undrain(self, instance_id: str, *, actor: Actor) -> Registration | None:
+        """Put an instance back into service; return it, if it is registered. One that is not drained stays as it is.
+
+        Raises:
+            NotFoundError: the id is neither registered nor drained.
+            UnavailableError: it cannot be kept now.
+
+        """
+        return await self.store.undrain(check_instance_id(instance_id), actor=actor)
 
     async def disconnect(self, registrations: Iterable[Registration], actor: Actor) -> None:
         """End the leases of instances whose connection broke."""

@@ -28,11 +28,12 @@ from luna_grpc.capacity import Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.durable import DurableStore
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
 from luna_grpc.metrics import Metrics
 from luna_grpc.model import Door
-from luna_grpc.registry import LeasePolicy, Registry
+from luna_grpc.registry import Registry
 from luna_grpc.rpc.server import GrpcServer
 from luna_grpc.statefile import StateFile
 from luna_grpc.sweeper import Timings, sweep_forever

@@ -1,11 +1,11 @@
 """The services of a store in memory: which instances each has, and how many of them are OK, each and all together."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
-from luna_grpc.model import Instance
+from luna_grpc.model import Instance, Status, StatusReason
 from luna_grpc.store import Registration, Service
 
 AFTER_ALL: Final = "\U0010ffff"
@@ -20,6 +20,26 @@ class _Members:
     def __init__(self) -> None:
         self.members: dict[str, Registration] = {}
         self.up = 0
+
+
+class StatusChanges:
+    """How often the effective status of an instance has become OK, and DOWN for which reason."""
+
+    def __init__(self) -> None:
+        self._up = 0
+        self._down = dict.fromkeys(StatusReason, 0)
+
+    def note(self, now: Instance) -> None:
+        """Count that an instance has another status than before."""
+        if now.up:
+            self._up += 1
+        else:
+            self._down[now.reason] += 1
+
+    def counts(self) -> Mapping[tuple[Status, StatusReason], int]:
+        """Return how often, by what it became and why."""
+        down = {(Status.DOWN, reason): times for reason, times in self._down.items()}
+        return {(Status.OK, StatusReason.REPORTED): self._up, **down}
 
 
 class Services:
@@ -39,6 +59,11 @@ class Services:
     def get(self, name: str) -> _Members | None:
         """Return what there is of a name."""
         return self._services.get(name)
+
+    def up_in(self, name: str) -> int:
+        """Return how many instances of a service are OK; 0 when there is no such service."""
+        service = self._services.get(name)
+        return service.up if service else 0
 
     def sorted(self, after: str = "", prefix: str = "") -> Iterator[Service]:
         """Yield the services whose name begins with `prefix` and comes at or after `after`, sorted by name."""

@@ -23,6 +23,7 @@ import structlog
 
 from luna_grpc import stateformat
 from luna_grpc.errors import UnavailableError
+from luna_grpc.journal import Entry
 from luna_grpc.stateformat import Ended, Kept, Statement
 from luna_grpc.stateopen import LOG, connected, unusable, words
 
@@ -111,6 +112,26 @@ class StateFile:
     def read_ended(self) -> AsyncIterator[list[Ended]]:
         """Yield those without a live lease, in parts, in the order in which they lost it."""
         return self._in_parts(stateformat.read_ended(self._connection))
+
+    async def read_drains(self) -> dict[str, int]:
+        """Return the ids that are drained, each with the end of that in milliseconds since the epoch.
+
+        Raises:
+            StateFileError: the file is damaged.
+
+        """
+        return await asyncio.to_thread(self._drains)
+
+    def _drains(self) -> dict[str, int]:
+        try:
+            with self._in_use:
+                return stateformat.read_drains(self._connection)
+        except Exception as error:
+            raise unusable(self.path, error) from error
+
+    def read_journal(self) -> AsyncIterator[list[Entry]]:
+        """Yield the entries of the journal, in parts, oldest first."""
+        return self._in_parts(stateformat.read_journal(self._connection))
 
     async def _in_parts(self, things: Generator[T, None, None]) -> AsyncIterator[list[T]]:
         try:

@@ -12,9 +12,10 @@ from zlib import crc32
 
 import orjson
 
+from luna_grpc.journal import CAPACITY, Entry, Kind
 from luna_grpc.model import Info, Instance, Status, StatusReason, shown
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Goes up when an older Luna could not read the file any more."""
 APPLICATION_ID: Final = int.from_bytes(b"Luna", "big")
 
@@ -31,6 +32,15 @@ CREATE TABLE instances (
     checksum INTEGER NOT NULL
 );
 """
+_SINCE_2: Final = """
+CREATE TABLE drains (instance_id TEXT PRIMARY KEY, until INTEGER NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE journal (
+    number INTEGER PRIMARY KEY, at INTEGER NOT NULL, instance_id TEXT NOT NULL, service TEXT NOT NULL, kind TEXT NOT NULL,
+    status TEXT NOT NULL, reason TEXT NOT NULL, up INTEGER NOT NULL, user TEXT NOT NULL, door TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+);
+"""
+"""What a file of format 1 does not have."""
 _VALUES: Final = f"({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 # The order of a service's instances is that of their row numbers: who stays in a service keeps the number, who moves gets the last.
 _KEEP: Final = f"INSERT INTO instances {_VALUES} ON CONFLICT (instance_id) DO UPDATE SET " + ", ".join(
@@ -42,6 +52,12 @@ _META: Final = "INSERT INTO meta VALUES (?, ?, ?)"
 _GIVEN: Final = "UPDATE meta SET value = ?2, checksum = ?3 WHERE key = ?1 AND value < ?2"
 _READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM instances ORDER BY rowid"  # noqa: S608 - only our own words are in it
 _ENDED: Final = "SELECT instance_id, ended_at FROM instances WHERE ended IS NOT NULL ORDER BY ended_at"
+
+_DRAIN: Final = "INSERT OR REPLACE INTO drains VALUES (?, ?, ?)"
+_UNDRAIN: Final = "DELETE FROM drains WHERE instance_id = ?"
+_OVER: Final = "DELETE FROM drains WHERE until <= ?"
+_NOTE: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_TRIM: Final = "DELETE FROM journal WHERE number <= ?"
 
 Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 """SQL and its values."""
@@ -87,6 +103,31 @@ def forget(instance_id: str) -> Statement:
     return _FORGET, (instance_id,)
 
 
+def drain(instance_id: str, until: int) -> Statement:
+    """Return the statement that keeps that an id is drained."""
+    return _DRAIN, _sealed(instance_id, until)
+
+
+def undrain(instance_id: str) -> Statement:
+    """Return the statement that forgets that an id was drained."""
+    return _UNDRAIN, (instance_id,)
+
+
+def forget_drains(until: int) -> Statement:
+    """Return the statement that forgets the drains that ended by a time in milliseconds since the epoch."""
+    return _OVER, (until,)
+
+
+def note(entry: Entry) -> Statement:
+    """Return the statement that keeps an entry of the journal."""
+    return _NOTE, _sealed(*entry)
+
+
+def trim(number: int) -> Statement:
+    """Return the statement that forgets what the journal keeps no more, when the latest entry has this number."""
+    return _TRIM, (number - CAPACITY,)
+
+
 def given(generation: int) -> Statement:
     """Return the statement that remembers that a generation was given away."""
     return _GIVEN, _sealed("last_generation", generation)
@@ -94,14 +135,14 @@ def given(generation: int) -> Statement:
 
 def make(connection: sqlite3.Connection) -> None:
     """Make the tables, with a new epoch."""
-    connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};")
+    connection.executescript(f"BEGIN;{_SCHEMA}{_SINCE_2}PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};")
     for row in (_sealed("epoch", secrets.token_hex(8)), _sealed("last_generation", 0)):
         connection.execute(_META, row)
     connection.execute("COMMIT")
 
 
 def check(connection: sqlite3.Connection) -> None:
-    """Let those files pass that this Luna can read.
+    """Let those files pass that this Luna can read; what an older one has not made yet is made.
 
     Raises:
         WrongFileError: it is of another program, or of a newer Luna.
@@ -112,6 +153,8 @@ def check(connection: sqlite3.Connection) -> None:
         raise WrongFileError("is not one of Luna's; nothing in it was changed: restore it if it was one")
     if version > FORMAT:
         raise WrongFileError(f"was written by a newer Luna (format {version}; this one reads {FORMAT}): start that one")
+    if version < FORMAT:
+        connection.executescript(f"BEGIN;{_SINCE_2}PRAGMA user_version = {FORMAT};COMMIT;")
 
 
 def read_meta(connection: sqlite3.Connection) -> tuple[str, int]:
@@ -147,14 +190,34 @@ def read_ended(connection: sqlite3.Connection) -> Generator[Ended, None, None]:
         yield Ended(instance_id, int(at))
 
 
+def read_drains(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the ids that are drained, each with the end of that in milliseconds since the epoch.
+
+    Raises:
+        Exception: of whatever kind; the file is damaged.
+
+    """
+    rows = connection.execute("SELECT instance_id, until, checksum FROM drains").fetchall()
+    return dict(_unsealed(row) for row in rows)
+
+
+def read_journal(connection: sqlite3.Connection) -> Generator[Entry, None, None]:
+    """Yield the entries of the journal, oldest first.
+
+    Raises:
+        Exception: of whatever kind; the file is damaged.
+
+    """
+    for row in connection.execute("SELECT * FROM journal ORDER BY number"):
+        number, at, instance_id, service, kind, status, reason, up, user, door = _unsealed(row)
+        yield Entry(number, at, instance_id, service, Kind(kind), Status(status), StatusReason(reason), up, user, door)
+
+
 def _kept(row: tuple[Any, ...]) -> Kept:
-    *values, _ = row
-    if row != _sealed(*values):
-        raise ValueError(f"the row of {shown(row[0])} is not as it was written")
     (
         instance_id, generation, owner, name, description, version, url, weight, metadata, reported, ended, ended_at, registered_at,
         last_heartbeat, drained_until,
-    ) = values  # fmt: skip
+    ) = _unsealed(row)  # fmt: skip
     info = Info.of(
         instance_id,
         name=name,
@@ -167,6 +230,14 @@ def _kept(row: tuple[Any, ...]) -> Kept:
     why = StatusReason(ended) if ended else None
     instance = Instance(info, Status(reported), why, generation, registered_at, drained_until)
     return Kept(instance, owner, last_heartbeat, ended_at)
+
+
+def _unsealed(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what a row says, when it is as it was written."""
+    values = row[:-1]
+    if row != _sealed(*values):
+        raise ValueError(f"the row of {shown(str(row[0]))} is not as it was written")
+    return values
 
 
 def _sealed(*values: Any) -> tuple[Any, ...]:  # noqa: ANN401 - whatever a row holds

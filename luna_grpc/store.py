@@ -14,6 +14,7 @@ never write to them. `tests/store_contract.py` is this contract as tests; every 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from luna_grpc.journal import Journal
 from luna_grpc.model import Actor, Info, Instance, ServiceStatus, Status, StatusReason
 from luna_grpc.watch import Feed
 
@@ -130,6 +131,10 @@ class Store(Protocol):
     def feed(self) -> Feed:
         """Where every visible change is published."""
 
+    @property
+    def journal(self) -> Journal:
+        """What happened of late."""
+
     # Reading: synchronous, local, never changes anything.
 
     def get(self, instance_id: str) -> Registration | None:
@@ -152,6 +157,9 @@ class Store(Protocol):
 
     def totals(self) -> Totals:
         """Return how many instances and services there are, without walking them."""
+
+    def drains(self) -> Mapping[str, int]:
+        """Return the ids that are drained, registered or not, each with the end of that in milliseconds since the epoch."""
 
     def status_changes(self) -> Mapping[tuple[Status, StatusReason], int]:
         """Return how often the effective status of an instance has changed since the start, by what it became and why."""
@@ -214,6 +222,25 @@ class Store(Protocol):
 
         """
 
+    async def drain(self, instance_id: str, *, until: int, actor: Actor) -> Registration:
+        """Take an instance out of service until a time in milliseconds since the epoch; again: with another end.
+
+        It holds for the id, whatever becomes of the registration, and a sweep ends it. No renewal: that is its client's.
+
+        Raises:
+            NotFoundError: the id is unknown.
+            ResourceExhaustedError: too many ids are drained.
+
+        """
+
+    async def undrain(self, instance_id: str, *, actor: Actor) -> Registration | None:
+        """Put an instance back into service; return it if it is registered. One that is not drained stays as it is.
+
+        Raises:
+            NotFoundError: the id is neither registered nor drained.
+
+        """
+
     # Time: driven from outside.
 
     def hold(self, until: float) -> None:
@@ -224,4 +251,7 @@ class Store(Protocol):
         """The latest moment given to `hold`."""
 
     async def sweep(self, now: float, limit: int) -> Swept:
-        """End what has run out by `now` and evict what ended long ago, looking at no more than `limit` of each."""
+        """End what has run out by `now` and evict what ended long ago, looking at no more than `limit` of each.
+
+        Drains whose time is over end too.
+        """

@@ -22,8 +22,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
 
-from luna_grpc.events import Event, EventType
-from luna_grpc.model import Actor, Change, Instance
+from luna_grpc.events import Change, Event, EventType
+from luna_grpc.model import Actor, Instance
 
 LOG_CAPACITY: Final = 10_000
 """The most events in the log."""
@@ -90,9 +90,7 @@ class Feed:
         """Call `observer`, which must be quick and must not raise, with every event from now on."""
         self._observers.append(observer)
 
-    def publish(
-        self, type_: EventType, instance: Instance, last_heartbeat: int, actor: Actor, change: Change = Change.OTHER
-    ) -> None:
+    def publish(self, type_: EventType, instance: Instance, last_heartbeat: int, actor: Actor, change: Change) -> None:
         """Give a change the next revision, log it and offer it to the watchers of its service."""
         self.revision += 1
         if type_ is _REMOVED:

@@ -4,12 +4,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from luna_grpc import drains
 from luna_grpc.access import Role, User
 from luna_grpc.capacity import Capacity, Room
 from luna_grpc.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError, SupersededError
-from luna_grpc.events import Event, EventType
-from luna_grpc.model import Actor, Change, Door, Info, ServiceStatus, Status, StatusReason
+from luna_grpc.events import Change, Event, EventType
+from luna_grpc.journal import Kind
+from luna_grpc.model import ITSELF, Actor, Door, Info, ServiceStatus, Status, StatusReason
 from luna_grpc.store import Holder, Registration, Store, Swept, Terms, Totals
+from support import FakeClock
 
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC, "test")
 TTL = 30.0
@@ -333,7 +336,7 @@ class StoreContract:
         await self.register(store, replace=True, name="b")
         await store.sweep(TTL, 10)
         assert [event.change for event in recorder.events if event.type is EventType.UPSERTED] == [
-            Change.REGISTERED, Change.OTHER, Change.STATUS, Change.OTHER, Change.REGISTERED, Change.STATUS,
+            Change.REGISTERED, Change.OTHER, Change.STATUS, Change.REGISTERED, Change.REGISTERED, Change.STATUS,
         ]  # fmt: skip
 
     async def test_nothing_is_declared_while_held(self, store: Store) -> None:
@@ -412,3 +415,107 @@ class StoreContract:
         assert [event.instance.info.instance_id for event in store.feed.present(frozenset({"b", "nosuch"}))] == [
             "b:h:1", "b:h:2",
         ]  # fmt: skip
+
+    # Drains
+
+    UNTIL = 1_800_000_600_000
+    """Ten minutes after the beginning of the fake clock."""
+
+    async def drained(self, store: Store, instance_id: str = "a:h:1") -> Registration:
+        """Register an instance and drain it."""
+        await self.register(store, instance_id)
+        return await store.drain(instance_id, until=self.UNTIL, actor=ALICE)
+
+    async def test_a_drained_instance_is_down_whatever_it_says(self, store: Store, recorder: Recorder) -> None:
+        """A heartbeat does not end that, nor does a lease that ends; watchers are told, and who did it."""
+        drained = await self.drained(store)
+        assert (drained.instance.status, drained.instance.reason) == (Status.DOWN, StatusReason.DRAINED)
+        assert store.totals() == walked(store) == Totals(1, 0, 1, 0)
+        assert [(event.change, event.actor) for event in recorder.events] == [(Change.REGISTERED, ALICE), (Change.DRAINED, ALICE)]
+        store.renew((drained,), self.terms(10))
+        assert drained.deadline == 10 + TTL
+        await self.change(store, "a:h:1", reported=Status.OK, now=20)
+        await store.end([drained], StatusReason.LEASE_EXPIRED, now=60, actor=ALICE)
+        assert drained.instance.reason is StatusReason.DRAINED
+        await self.change(store, "a:h:1", reported=Status.OK, now=70)
+        assert (drained.instance.status, drained.instance.drained_until) == (Status.DOWN, self.UNTIL)
+
+    async def test_a_drain_outlives_registrations(self, store: Store) -> None:
+        """By the same owner, by another one, and after it was deregistered: it is of the id."""
+        await self.register(store, owner="one")
+        await store.drain("a:h:1", until=self.UNTIL, actor=ALICE)
+        for owner, replace in (("one", False), ("two", True)):
+            again = await self.register(store, owner=owner, replace=replace)
+            assert again.instance.reason is StatusReason.DRAINED
+        await store.deregister("a:h:1", generation=0, actor=ALICE)
+        assert dict(store.drains()) == {"a:h:1": self.UNTIL}
+        assert (await self.register(store, name="other")).instance.drained_until == self.UNTIL
+        assert store.totals() == walked(store) == Totals(1, 0, 1, 0)
+
+    async def test_a_drain_ends_when_someone_says_so(self, store: Store, recorder: Recorder) -> None:
+        """Then the instance is what it reports; to say it again changes nothing."""
+        drained = await self.drained(store)
+        recorder.kinds()
+        for _ in range(2):
+            assert await store.undrain("a:h:1", actor=ALICE) is drained
+        assert (drained.instance.status, drained.instance.drained_until, dict(store.drains())) == (Status.OK, None, {})
+        assert recorder.kinds() == [(EventType.UPSERTED, "a", "a:h:1")]
+        assert store.totals() == walked(store)
+
+    async def test_a_drain_ends_at_its_time(self, store: Store, clock: FakeClock, recorder: Recorder) -> None:
+        """Of the wall clock; a sweep does it, and not before."""
+        drained = await self.drained(store)
+        later = await self.drained(store, "a:h:2")
+        await store.drain("a:h:2", until=self.UNTIL + 1000, actor=ALICE)
+        clock.epoch_ms = self.UNTIL - 1
+        await store.sweep(1, 10)
+        assert drained.instance.drained_until == self.UNTIL
+        clock.epoch_ms = self.UNTIL
+        await store.sweep(1, 10)
+        assert (drained.instance.status, later.instance.status) == (Status.OK, Status.DOWN)
+        assert (recorder.events[-1].change, recorder.events[-1].actor) == (Change.UNDRAINED, ITSELF)
+        clock.epoch_ms = self.UNTIL + 1000
+        await store.sweep(1, 10)
+        assert (later.instance.status, dict(store.drains())) == (Status.OK, {})
+
+    async def test_an_id_that_is_gone_can_be_undrained(self, store: Store) -> None:
+        """One that is unknown can be neither drained nor undrained."""
+        await self.drained(store)
+        await store.deregister("a:h:1", generation=0, actor=ALICE)
+        assert await store.undrain("a:h:1", actor=ALICE) is None
+        for attempt in (store.drain("a:h:1", until=self.UNTIL, actor=ALICE), store.undrain("a:h:1", actor=ALICE)):
+            with pytest.raises(NotFoundError, match="a:h:1"):
+                await attempt
+
+    async def test_only_so_many_are_drained(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One more is refused; one that is drained may get another end."""
+        monkeypatch.setattr(drains, "MOST", 1)
+        await self.drained(store)
+        with pytest.raises(ResourceExhaustedError, match="undrain"):
+            await self.drained(store, "a:h:2")
+        assert (await store.drain("a:h:1", until=self.UNTIL + 1, actor=ALICE)).instance.drained_until == self.UNTIL + 1
+
+    async def test_the_journal_says_what_happened(self, store: Store) -> None:
+        """To whom, why, by whom, and how many of the service are OK since; new descriptions are not in it."""
+        await self.register(store, "a:h:2")
+        drained = await self.drained(store)
+        await self.change(store, "a:h:1", description="new")
+        await store.undrain("a:h:1", actor=ALICE)
+        await self.change(store, "a:h:1", reported=Status.DOWN)
+        await self.change(store, "a:h:1", reported=Status.OK)
+        await store.end([drained], StatusReason.LEASE_EXPIRED, now=60, actor=ITSELF)
+        await self.change(store, "a:h:1")
+        await self.change(store, "a:h:1", name="b")
+        await store.deregister("a:h:1", generation=0, actor=ALICE)
+        assert [(entry.service, entry.kind, entry.reason, entry.up, entry.user) for entry in store.journal.after(1)] == [
+            ("a", Kind.REGISTERED, StatusReason.REPORTED, 2, "alice"),
+            ("a", Kind.DRAINED, StatusReason.DRAINED, 1, "alice"),
+            ("a", Kind.UNDRAINED, StatusReason.REPORTED, 2, "alice"),
+            ("a", Kind.DOWN, StatusReason.REPORTED, 1, "alice"),
+            ("a", Kind.UP, StatusReason.REPORTED, 2, "alice"),
+            ("a", Kind.DOWN, StatusReason.LEASE_EXPIRED, 1, ""),
+            ("a", Kind.UP, StatusReason.REPORTED, 2, "alice"),
+            ("a", Kind.MOVED, StatusReason.REPORTED, 1, "alice"),
+            ("b", Kind.REGISTERED, StatusReason.REPORTED, 1, "alice"),
+            ("b", Kind.DEREGISTERED, StatusReason.REPORTED, 0, "alice"),
+        ]

@@ -52,6 +52,8 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "PUT /registry/v1/instances/{instanceId}": (401, 401, 403, 200, 403, 200, 200),
     "DELETE /registry/v1/instances/{instanceId}": (401, 401, 403, 200, 403, 200, 200),
     "GET /registry/v1/instances/{instanceId}": READING,
+    "POST /registry/v1/instances/{instanceId}/drain": (401, 401, 403, 403, 403, 403, 200),
+    "DELETE /registry/v1/instances/{instanceId}/drain": (401, 401, 403, 403, 403, 403, 200),
     "GET /registry/v1/services": READING,
     "GET /registry/v1/services/": READING,
     "GET /registry/v1/services/json": READING,
@@ -67,6 +69,8 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "luna.registry.v1.Registry/Register": (UNKNOWN, UNKNOWN, DENIED, OK, DENIED, OK, OK),
     "luna.registry.v1.Registry/Heartbeat": (UNKNOWN, UNKNOWN, DENIED, OK, DENIED, OK, OK),
     "luna.registry.v1.Registry/Deregister": (UNKNOWN, UNKNOWN, DENIED, OK, DENIED, OK, OK),
+    "luna.registry.v1.Registry/DrainInstance": (UNKNOWN, UNKNOWN, DENIED, DENIED, DENIED, DENIED, OK),
+    "luna.registry.v1.Registry/UndrainInstance": (UNKNOWN, UNKNOWN, DENIED, DENIED, DENIED, DENIED, OK),
     "luna.registry.v1.Registry/StreamHeartbeats": (UNKNOWN, UNKNOWN, DENIED, OK, "OK, but for the instance", OK, OK),
     "luna.registry.v1.Registry/GetInstance": (UNKNOWN, UNKNOWN, OK, OK, OK, OK, OK),
     "luna.registry.v1.Registry/ListServices": (UNKNOWN, UNKNOWN, OK, OK, OK, OK, OK),
@@ -134,7 +138,7 @@ async def test_each_caller_is_answered_as_the_table_says(server: Running, what: 
         header, service = CALLERS[caller]
         for instance_id in (f"{OURS}:h:1", f"{THEIRS}:h:1"):
             await stored(server, instance_id)
-        if what.startswith("POST ") or what.endswith("/Register"):
+        if what == "POST /registry/v1/instances/{instanceId}" or what.endswith("/Register"):
             await gone(server, f"{service}:h:1")
         ask = by_rest if " " in what else by_grpc
         outcomes[caller] = await ask(server, what, header, service)
@@ -162,6 +166,8 @@ def requests_about(instance_id: str) -> dict[str, Any]:
         "Register": pb.RegisterRequest(instance=pb.Instance(instance_id=instance_id)),
         "Heartbeat": pb.HeartbeatRequest(instance_id=instance_id, status=pb.STATUS_DOWN),
         "Deregister": pb.DeregisterRequest(instance_id=instance_id),
+        "DrainInstance": pb.DrainInstanceRequest(instance_id=instance_id),
+        "UndrainInstance": pb.UndrainInstanceRequest(instance_id=instance_id),
         "StreamHeartbeats": pb.StreamHeartbeatsRequest(instance_ids=[instance_id]),
         "GetInstance": pb.GetInstanceRequest(instance_id=instance_id),
         "ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(list_services=""),

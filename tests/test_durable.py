@@ -1,8 +1,9 @@
 """The store whose changes are on disk first: what a restart brings back, and what happens while the disk is slow or fails."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from luna_grpc import durable as module
-from luna_grpc import statefile
+from luna_grpc import statefile, stateformat
 from luna_grpc.capacity import Capacity, Room
 from luna_grpc.durable import DurableStore
 from luna_grpc.errors import AlreadyExistsError, LunaError, NotFoundError, ResourceExhaustedError, SupersededError, UnavailableError
 from luna_grpc.events import EventType
+from luna_grpc.journal import Kind
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Info, Status, StatusReason
 from luna_grpc.statefile import StateFile
@@ -101,7 +103,7 @@ async def written(store: DurableStore) -> None:
     """Wait until the disk knows all that memory does."""
     while store._flusher is not None and not store._flusher.done():
         await store._flusher
-    assert not store._unwritten
+    assert not store._owing
 
 
 async def test_a_restart_brings_everything_back(path: Path, clock: FakeClock) -> None:
@@ -131,12 +133,90 @@ async def test_services_are_up_as_before(path: Path, clock: FakeClock) -> None:
 
 
 async def test_a_drained_instance_stays_drained(path: Path, clock: FakeClock) -> None:
-    """Until when it is drained is kept."""
+    """Also one that left meanwhile; after their time they are not."""
+    until = clock.wall_ms() + 60_000
     async with durable(path, clock) as store:
-        instance = (await register(store, clock)).instance._replace(drained_until=clock.wall_ms() + 60_000)
-        await store.file.write(keep(Kept(instance, "", clock.wall_ms())))
+        for instance_id in ("a:h:1", "a:h:2"):
+            await register(store, clock, instance_id)
+            await store.drain(instance_id, until=until, actor=ALICE)
+        await deregister(store, "a:h:2")
+        before = known(store)
+        assert await restored(path, clock) == before
     async with durable(path, clock) as store:
-        assert found(store, "a:h:1").instance == instance
+        assert known(store) == before
+        assert dict(store.drains()) == {"a:h:1": until, "a:h:2": until}
+        assert (await register(store, clock, "a:h:2")).instance.reason is StatusReason.DRAINED
+        await store.undrain("a:h:2", actor=ALICE)
+        assert known(store) == await restored(path, clock)
+    clock.epoch_ms = until
+    async with durable(path, clock) as store:
+        assert (found(store, "a:h:1").instance.status, dict(store.drains())) == (Status.OK, {})
+
+
+async def test_a_drain_that_cannot_be_kept_is_refused(store: DurableStore, path: Path, clock: FakeClock) -> None:
+    """And so is the end of one; nothing has changed then."""
+    await register(store, clock, "a:h:1")
+    await register(store, clock, "a:h:2")
+    await store.drain("a:h:2", until=clock.wall_ms() + 60_000, actor=ALICE)
+    before = known(store)
+    with missing(path):
+        with pytest.raises(UnavailableError):
+            await store.drain("a:h:1", until=clock.wall_ms() + 60_000, actor=ALICE)
+        with pytest.raises(UnavailableError):
+            await store.undrain("a:h:2", actor=ALICE)
+    assert (known(store), list(store.drains())) == (before, ["a:h:2"])
+
+
+async def test_a_drain_that_ends_while_a_change_waits_has_ended(store: DurableStore, clock: FakeClock) -> None:
+    """What was decided before does not bring it back."""
+    until = clock.wall_ms() + 1000
+    for instance_id in ("a:h:1", "a:h:2"):
+        await register(store, clock, instance_id)
+        await store.drain(instance_id, until=until, actor=ALICE)
+    async with slow_disk(store.file):
+        waiting = [
+            asyncio.create_task(change(store, clock, "a:h:1", description="new")),
+            asyncio.create_task(register(store, clock, "a:h:2", replace=True)),
+        ]
+        await settle()
+        clock.epoch_ms = until
+        await store.sweep(clock.now(), 10)
+    await asyncio.gather(*waiting)
+    assert [found(store, each).instance.drained_until for each in ("a:h:1", "a:h:2")] == [None, None]
+    assert found(store, "a:h:1").instance.info.description == "new"
+
+
+async def test_the_journal_is_kept(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon after each change, and no more of it than there is room for."""
+    monkeypatch.setattr(stateformat, "CAPACITY", 5)
+    async with durable(path, clock) as store:
+        await fill(store, clock)
+        await store.drain("a:h:1", until=clock.wall_ms() + 60_000, actor=ALICE)
+        await written(store)
+        entries = list(store.journal.after(store.journal.number - 5))
+        assert len(entries) == 5
+        async with durable(copied(path), clock) as other:
+            assert list(other.journal.after(0)) == entries
+    async with durable(path, clock) as store:
+        assert list(store.journal.after(0)) == entries
+        assert store.journal.known_since == entries[0].at
+        await change(store, clock, "a:h:1", name="other")
+        assert store.journal.number == entries[-1].number + 2
+
+
+async def test_a_file_of_the_first_format_is_read(path: Path, clock: FakeClock) -> None:
+    """What it does not have is made."""
+    async with durable(path, clock) as store:
+        await register(store, clock)
+        before = known(store)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE drains; DROP TABLE journal; PRAGMA user_version = 1;")
+    async with durable(path, clock) as store:
+        assert known(store) == before
+        await store.drain("a:h:1", until=clock.wall_ms() + 60_000, actor=ALICE)
+    async with durable(path, clock) as store:
+        assert found(store, "a:h:1").instance.reason is StatusReason.DRAINED
+        assert [entry.kind for entry in store.journal.latest()] == [Kind.DRAINED]
 
 
 async def test_every_lease_gets_a_full_ttl(path: Path, clock: FakeClock) -> None:
@@ -231,6 +311,7 @@ async def test_many_that_end_at_once_are_written_in_slices(
 ) -> None:
     """One after the other, without a pause."""
     registrations = [await register(store, clock, f"a:h:{number}") for number in range(1, 51)]
+    await written(store)
     before = store.file.transactions
     monkeypatch.setattr(module, "SLICE", 20)
     await store.end(registrations, StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
@@ -242,6 +323,7 @@ async def test_many_that_end_at_once_are_written_in_slices(
 async def test_heartbeats_are_not_written(store: DurableStore, clock: FakeClock) -> None:
     """Nor are changes that change nothing."""
     registration = await register(store, clock, owner="me")
+    await written(store)
     before = store.file.transactions
     store.renew([registration], terms(clock))
     await change(store, clock)

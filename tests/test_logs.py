@@ -9,10 +9,11 @@ from structlog.testing import capture_logs
 from luna_grpc.access import Role, User
 from luna_grpc.auth import Authenticator
 from luna_grpc.errors import UnauthenticatedError
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.logs import MOST_A_SECOND, ChangeLog, FailedLogins
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, Status, StatusReason
-from luna_grpc.registry import Beat, LeasePolicy, Registry
+from luna_grpc.registry import Beat, Registry
 from luna_grpc.sweeper import CollectorPolicy, sweep_once
 from luna_grpc.throttle import Throttle
 from support import FakeClock, basic
@@ -63,7 +64,7 @@ async def test_each_change_of_status_is_one_line_with_its_reason(clock: FakeCloc
         ("status changed", "DOWN", "LEASE_EXPIRED", "internal"),
         ("status changed", "OK", "REPORTED", "rest"),
         ("status changed", "DOWN", "DISCONNECTED", "rest"),
-        ("removed", "DOWN", "DISCONNECTED", "rest"),
+        ("deregistered", "DOWN", "DISCONNECTED", "rest"),
     ]
     assert {line["log_level"] for line in lines} == {"info"}
     assert (lines[0]["instance_id"], lines[0]["service"], lines[0]["user"], lines[0]["peer"]) == (

@@ -11,9 +11,9 @@ class TestMemoryStore(StoreContract):
     """Passes the contract of every store."""
 
     @pytest.fixture
-    def store(self) -> MemoryStore:
+    def store(self, clock: FakeClock) -> MemoryStore:
         """Return an empty store."""
-        return MemoryStore(FakeClock(), evict_after=EVICT_AFTER)
+        return MemoryStore(clock, evict_after=EVICT_AFTER)
 
 
 def test_generations_start_from_the_wall_clock() -> None:

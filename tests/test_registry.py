@@ -12,9 +12,10 @@ from luna_grpc.errors import (
     ResourceExhaustedError,
     SupersededError,
 )
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import Actor, Door, Info, OnDisconnect, ServiceStatus, Status, StatusReason
-from luna_grpc.registry import MAX_HOLD, Beat, LeasePolicy, Registry
+from luna_grpc.registry import MAX_HOLD, Beat, Registry
 from luna_grpc.store import Registration
 from luna_grpc.streams import HeartbeatStream
 from support import FakeClock

@@ -159,9 +159,9 @@ async def test_a_log_that_was_begun_anew_is_no_damage(path: Path, clock: FakeClo
 async def test_a_file_of_a_newer_luna(path: Path) -> None:
     """Refused, with the format that it has."""
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     before = path.read_bytes()
-    assert "was written by a newer Luna (format 2; this one reads 1)" in await why_not(path)
+    assert "was written by a newer Luna (format 3; this one reads 2)" in await why_not(path)
     assert path.read_bytes() == before
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import ITSELF, Info, Status
-from luna_grpc.registry import LeasePolicy, Registry
+from luna_grpc.registry import Registry
 from luna_grpc.serve import Running
 from luna_grpc.sweeper import FREEZE_AFTER, CollectorPolicy, sweep_once
 from luna_grpc.v1 import registry_pb2 as pb

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luna_grpc.access import Role, User
-from luna_grpc.events import Event, EventType
+from luna_grpc.events import Change, Event, EventType
 from luna_grpc.model import Actor, Door, Info, Instance, Status
 from luna_grpc.watch import BATCH, QUEUE_CAPACITY, Batch, Feed, Watcher
 
@@ -35,13 +35,13 @@ class World:
         info = Info.of(f"x:h:{number + 1}", name=name)
         instance = Instance(info, Status.OK, None, self._generation, 0)
         self.state[name, info.instance_id] = instance
-        self.feed.publish(EventType.UPSERTED, instance, 0, ACTOR)
+        self.feed.publish(EventType.UPSERTED, instance, 0, ACTOR, Change.OTHER)
 
     def remove(self, name: str, number: int) -> None:
         """Remove an instance, if it is there."""
         instance = self.state.pop((name, f"x:h:{number + 1}"), None)
         if instance is not None:
-            self.feed.publish(EventType.REMOVED, instance, 0, ACTOR)
+            self.feed.publish(EventType.REMOVED, instance, 0, ACTOR, Change.DEREGISTERED)
 
     def change(self, random_: random.Random, names: str = "abc") -> None:
         """Do something."""

@@ -77,6 +77,19 @@ class Calls:
         with self._in_words():
             self._stub.Deregister(pb.DeregisterRequest(instance_id=instance_id), **self._options())
 
+    def drain(self, instance_id: str, seconds: float) -> pb.Instance:
+        """Take an instance out of service for so many seconds; return it."""
+        request = pb.DrainInstanceRequest(instance_id=instance_id)
+        request.duration.FromMicroseconds(round(seconds * 1_000_000))
+        with self._in_words():
+            return self._stub.DrainInstance(request, **self._options()).instance
+
+    def undrain(self, instance_id: str) -> pb.Instance | None:
+        """Put an instance back into service; return it, if it is registered."""
+        with self._in_words():
+            answer = self._stub.UndrainInstance(pb.UndrainInstanceRequest(instance_id=instance_id), **self._options())
+        return answer.instance if answer.HasField("instance") else None
+
     def watch(self, names: tuple[str, ...], token: str) -> Iterator[pb.WatchServicesResponse]:
         """Yield what is told of services, from `token` on; ends when the registry asks to connect anew."""
         request = pb.WatchServicesRequest(names=names, resume_token=token)

@@ -7,8 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.events import Event, EventType
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.model import Info, Instance, OnDisconnect, ServiceStatus, Status, StatusReason, shown
-from luna_grpc.registry import Beat, LeasePolicy
+from luna_grpc.registry import Beat
 from luna_grpc.store import Service
 from luna_grpc.v1 import registry_pb2 as pb
 
@@ -95,6 +96,11 @@ def on_disconnect(value: int) -> OnDisconnect:
         raise InvalidArgumentError(
             f"options.on_disconnect {value} is not a known OnDisconnect", field="options.on_disconnect"
         ) from None
+
+
+def seconds(message: Duration) -> float:
+    """Read a span of time, in seconds."""
+    return float(message.seconds) + float(message.nanos) / 1_000_000_000
 
 
 def beat(message: pb.HeartbeatRequest) -> Beat:

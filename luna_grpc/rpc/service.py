@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Final
 
+from luna_grpc import drains
 from luna_grpc.access import Action
 from luna_grpc.config import Settings
 from luna_grpc.errors import InvalidArgumentError
@@ -65,6 +66,22 @@ class RegistryService:
         await self._registry.deregister(request.instance_id, generation=request.generation, actor=actor)
         return pb.DeregisterResponse()
 
+    async def drain_instance(self, request: pb.DrainInstanceRequest, actor: Actor) -> pb.DrainInstanceResponse:
+        """Serve DrainInstance."""
+        seconds = convert.seconds(request.duration) if request.HasField("duration") else drains.DEFAULT
+        registration = await self._registry.drain(request.instance_id, seconds, actor=actor)
+        response = pb.DrainInstanceResponse()
+        convert.fill(response.instance, registration.instance, registration.last_heartbeat)
+        return response
+
+    async def undrain_instance(self, request: pb.UndrainInstanceRequest, actor: Actor) -> pb.UndrainInstanceResponse:
+        """Serve UndrainInstance."""
+        registration = await self._registry.undrain(request.instance_id, actor=actor)
+        response = pb.UndrainInstanceResponse()
+        if registration is not None:
+            convert.fill(response.instance, registration.instance, registration.last_heartbeat)
+        return response
+
     async def get_instance(self, request: pb.GetInstanceRequest, _: Actor) -> pb.GetInstanceResponse:
         """Serve GetInstance."""
         registration = self._registry.get(request.instance_id)
@@ -96,6 +113,8 @@ class RegistryService:
             "Register": guard.unary(Action.CHANGE, pb.RegisterRequest, self.register),
             "Heartbeat": guard.unary(Action.CHANGE, pb.HeartbeatRequest, self.heartbeat),
             "Deregister": guard.unary(Action.CHANGE, pb.DeregisterRequest, self.deregister),
+            "DrainInstance": guard.unary(Action.OPERATE, pb.DrainInstanceRequest, self.drain_instance),
+            "UndrainInstance": guard.unary(Action.OPERATE, pb.UndrainInstanceRequest, self.undrain_instance),
             "GetInstance": guard.unary(Action.READ, pb.GetInstanceRequest, self.get_instance),
             "ListServices": guard.unary(Action.READ, pb.ListServicesRequest, self.list_services),
             "StreamHeartbeats": guard.streaming(Action.CHANGE, self.stream_heartbeats),

@@ -55,6 +55,16 @@ class RegistryStub(object):
                 request_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.DeregisterRequest.SerializeToString,
                 response_deserializer=luna_dot_registry_dot_v1_dot_registry__pb2.DeregisterResponse.FromString,
                 _registered_method=True)
+        self.DrainInstance = channel.unary_unary(
+                '/luna.registry.v1.Registry/DrainInstance',
+                request_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.DrainInstanceRequest.SerializeToString,
+                response_deserializer=luna_dot_registry_dot_v1_dot_registry__pb2.DrainInstanceResponse.FromString,
+                _registered_method=True)
+        self.UndrainInstance = channel.unary_unary(
+                '/luna.registry.v1.Registry/UndrainInstance',
+                request_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.UndrainInstanceRequest.SerializeToString,
+                response_deserializer=luna_dot_registry_dot_v1_dot_registry__pb2.UndrainInstanceResponse.FromString,
+                _registered_method=True)
         self.GetInstance = channel.unary_unary(
                 '/luna.registry.v1.Registry/GetInstance',
                 request_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.GetInstanceRequest.SerializeToString,
@@ -125,6 +135,23 @@ class RegistryServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainInstance(self, request, context):
+        """Takes an instance out of service for a time: its status is DOWN with the reason DRAINED, whatever it reports. Its lease and its
+        heartbeats go on as before. A drain is of the id: it outlives a new registration and, with a state file, a restart of the
+        registry. On one that is drained it sets another end. Takes the role admin. NOT_FOUND: unknown id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainInstance(self, request, context):
+        """Puts a drained instance back into service before its time. One that is not drained stays as it is. Takes the role admin.
+        NOT_FOUND: the id is neither registered nor drained.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInstance(self, request, context):
         """Returns one instance. NOT_FOUND: unknown id.
         """
@@ -176,6 +203,16 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Deregister,
                     request_deserializer=luna_dot_registry_dot_v1_dot_registry__pb2.DeregisterRequest.FromString,
                     response_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.DeregisterResponse.SerializeToString,
+            ),
+            'DrainInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainInstance,
+                    request_deserializer=luna_dot_registry_dot_v1_dot_registry__pb2.DrainInstanceRequest.FromString,
+                    response_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.DrainInstanceResponse.SerializeToString,
+            ),
+            'UndrainInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainInstance,
+                    request_deserializer=luna_dot_registry_dot_v1_dot_registry__pb2.UndrainInstanceRequest.FromString,
+                    response_serializer=luna_dot_registry_dot_v1_dot_registry__pb2.UndrainInstanceResponse.SerializeToString,
             ),
             'GetInstance': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInstance,
@@ -302,6 +339,60 @@ class Registry(object):
             '/luna.registry.v1.Registry/Deregister',
             luna_dot_registry_dot_v1_dot_registry__pb2.DeregisterRequest.SerializeToString,
             luna_dot_registry_dot_v1_dot_registry__pb2.DeregisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luna.registry.v1.Registry/DrainInstance',
+            luna_dot_registry_dot_v1_dot_registry__pb2.DrainInstanceRequest.SerializeToString,
+            luna_dot_registry_dot_v1_dot_registry__pb2.DrainInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/luna.registry.v1.Registry/UndrainInstance',
+            luna_dot_registry_dot_v1_dot_registry__pb2.UndrainInstanceRequest.SerializeToString,
+            luna_dot_registry_dot_v1_dot_registry__pb2.UndrainInstanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

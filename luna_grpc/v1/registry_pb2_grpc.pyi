@@ -81,6 +81,15 @@ class RegistryStub:
     """
     Deregister: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]
     """Removes an instance at once. NOT_FOUND: unknown id. FAILED_PRECONDITION: `generation` is not the current one."""
+    DrainInstance: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DrainInstanceRequest, _registry_pb2.DrainInstanceResponse]
+    """Takes an instance out of service for a time: its status is DOWN with the reason DRAINED, whatever it reports. Its lease and its
+    heartbeats go on as before. A drain is of the id: it outlives a new registration and, with a state file, a restart of the
+    registry. On one that is drained it sets another end. Takes the role admin. NOT_FOUND: unknown id.
+    """
+    UndrainInstance: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UndrainInstanceRequest, _registry_pb2.UndrainInstanceResponse]
+    """Puts a drained instance back into service before its time. One that is not drained stays as it is. Takes the role admin.
+    NOT_FOUND: the id is neither registered nor drained.
+    """
     GetInstance: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetInstanceRequest, _registry_pb2.GetInstanceResponse]
     """Returns one instance. NOT_FOUND: unknown id."""
     ListServices: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]
@@ -134,6 +143,15 @@ class RegistryAsyncStub(RegistryStub):
     """
     Deregister: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeregisterRequest, _registry_pb2.DeregisterResponse]  # type: ignore[assignment]
     """Removes an instance at once. NOT_FOUND: unknown id. FAILED_PRECONDITION: `generation` is not the current one."""
+    DrainInstance: _aio.UnaryUnaryMultiCallable[_registry_pb2.DrainInstanceRequest, _registry_pb2.DrainInstanceResponse]  # type: ignore[assignment]
+    """Takes an instance out of service for a time: its status is DOWN with the reason DRAINED, whatever it reports. Its lease and its
+    heartbeats go on as before. A drain is of the id: it outlives a new registration and, with a state file, a restart of the
+    registry. On one that is drained it sets another end. Takes the role admin. NOT_FOUND: unknown id.
+    """
+    UndrainInstance: _aio.UnaryUnaryMultiCallable[_registry_pb2.UndrainInstanceRequest, _registry_pb2.UndrainInstanceResponse]  # type: ignore[assignment]
+    """Puts a drained instance back into service before its time. One that is not drained stays as it is. Takes the role admin.
+    NOT_FOUND: the id is neither registered nor drained.
+    """
     GetInstance: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetInstanceRequest, _registry_pb2.GetInstanceResponse]  # type: ignore[assignment]
     """Returns one instance. NOT_FOUND: unknown id."""
     ListServices: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListServicesRequest, _registry_pb2.ListServicesResponse]  # type: ignore[assignment]
@@ -208,6 +226,27 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DeregisterResponse, _abc.Awaitable[_registry_pb2.DeregisterResponse]]:
         """Removes an instance at once. NOT_FOUND: unknown id. FAILED_PRECONDITION: `generation` is not the current one."""
+
+    @_abc_1.abstractmethod
+    def DrainInstance(
+        self,
+        request: _registry_pb2.DrainInstanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DrainInstanceResponse, _abc.Awaitable[_registry_pb2.DrainInstanceResponse]]:
+        """Takes an instance out of service for a time: its status is DOWN with the reason DRAINED, whatever it reports. Its lease and its
+        heartbeats go on as before. A drain is of the id: it outlives a new registration and, with a state file, a restart of the
+        registry. On one that is drained it sets another end. Takes the role admin. NOT_FOUND: unknown id.
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainInstance(
+        self,
+        request: _registry_pb2.UndrainInstanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UndrainInstanceResponse, _abc.Awaitable[_registry_pb2.UndrainInstanceResponse]]:
+        """Puts a drained instance back into service before its time. One that is not drained stays as it is. Takes the role admin.
+        NOT_FOUND: the id is neither registered nor drained.
+        """
 
     @_abc_1.abstractmethod
     def GetInstance(

@@ -21,9 +21,10 @@ from luna_grpc.auth import Authenticator
 from luna_grpc.clock import Clock
 from luna_grpc.errors import InvalidArgumentError, UnauthenticatedError
 from luna_grpc.events import EventType
+from luna_grpc.leases import LeasePolicy
 from luna_grpc.memory import MemoryStore
 from luna_grpc.model import ITSELF, Info, Status
-from luna_grpc.registry import LeasePolicy, Registry
+from luna_grpc.registry import Registry
 from luna_grpc.rpc import limits
 from luna_grpc.rpc.listing import list_services
 from luna_grpc.serve import Running, running

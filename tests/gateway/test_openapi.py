@@ -240,7 +240,7 @@ async def test_answers_have_the_fields_of_the_document(server: Running, rest: Cl
         assert validator("Service").is_valid(service)
         assert set(service) == set(DOCUMENT["components"]["schemas"]["Service"]["properties"])
         for instance in service["instances"]:
-            assert set(DOCUMENT["components"]["schemas"]["Instance"]["properties"]) - set(instance) <= {"metadata"}
+            assert set(DOCUMENT["components"]["schemas"]["Instance"]["properties"]) - set(instance) <= {"metadata", "drainedUntil"}
             assert set(instance) <= set(DOCUMENT["components"]["schemas"]["Instance"]["properties"])
 
 

@@ -394,6 +394,8 @@ ROUTES = [
     ("POST", PATH),
     ("PUT", PATH),
     ("DELETE", PATH),
+    ("POST", PATH + "/drain"),
+    ("DELETE", PATH + "/drain"),
     ("GET", "/registry/nowhere"),
 ]
 
