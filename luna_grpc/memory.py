@@ -257,9 +257,10 @@ class MemoryStore:
                 if not registration.changing:  # else it may come back, and would find its place taken
                     self._remove(registration, ITSELF, Change.EVICTED)
                     evicted += 1
-        for instance_id in self._drains.over(self._clock.wall_ms()):
+        over = self._drains.over(self._clock.wall_ms(), limit)
+        for instance_id in over:
             self._undrain(instance_id, ITSELF)
-        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit, late=late)
+        return Swept(len(due), evicted, more=self._leases.pending(now) or limit in (evicted, len(over)), late=late)
 
     # The steps that the changes are made of
 

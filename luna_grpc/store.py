@@ -253,5 +253,5 @@ class Store(Protocol):
     async def sweep(self, now: float, limit: int) -> Swept:
         """End what has run out by `now` and evict what ended long ago, looking at no more than `limit` of each.
 
-        Drains whose time is over end too.
+        Drains whose time is over end too, no more than `limit` of them.
         """
