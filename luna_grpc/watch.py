@@ -126,6 +126,14 @@ class Feed:
         for watcher in self.watchers():
             watcher.remind()
 
+    def restart(self, log_id: str, revision: int) -> None:
+        """Begin another log at a revision: whoever watches is given the present state once more."""
+        self.log_id, self.revision = log_id, revision
+        self._log.clear()
+        self._log_characters = 0
+        for watcher in self.watchers():
+            watcher.start_over()
+
     def watchers(self) -> list["Watcher"]:
         """Return every watcher once."""
         return list(self._watchers)
@@ -210,6 +218,12 @@ class Watcher:
             self._start_over()
         else:
             self._revision = revision
+
+    def start_over(self) -> None:
+        """Forget what was told (called by the feed)."""
+        self._queue.clear()
+        self._start_over()
+        self._notify()
 
     def close(self) -> None:
         """Stop watching; a second call does nothing."""
