@@ -9,8 +9,8 @@ Redis keeps, under one `{namespace}` so that all of it lives on one node of a cl
     drains      sorted set: id by the end of its drain, registered or not
     changes     stream: entry `revision-0` for each visible change
 
-Times are in milliseconds since the epoch, by Redis' own clock. A change is decided by a replica, from what it knows, and made only if
-nobody has changed the instance since: so the rules stand in one place, in Python, and the scripts know none of them.
+Times are in milliseconds since the epoch, by Redis' own clock. A change is decided by a replica, from what it knows, and made only
+if nobody has changed the instance since: so the rules stand in one place, in Python, and the scripts know none of them.
 """
 
 from typing import Final
@@ -68,7 +68,8 @@ end
 
 CHANGE: Final = f"""{_COMMON}
 -- now, id, revision that the caller knows ('0': unknown id), generation ('': a new one), body, ttl, room, moved, who
-local at, id, known, generation, body, ttl, room, who = now(), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[9]
+local at, id, known, generation, body, ttl, who = now(), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[9]
+local room = tonumber(ARGV[7])
 local value = redis.call('HGET', instances, id)
 local r = value and parts(value)
 if (r and r.revision or '0') ~= known then return {{'CONFLICT', redis.call('HGET', meta, 'revision') or '0'}} end

@@ -2,11 +2,11 @@
 
 Every replica has everything in memory, and reads, lists and watches from there. A change is decided from what is known here, by the
 rules of `MemoryStore`; Redis makes it if nobody has changed the instance meanwhile, else it is decided anew. What was made comes
-back as an entry of a stream, as it does to every other replica, and only that is carried out in memory: so all replicas tell the
-same changes in the same order under the same revisions, and a token of one is good at another.
+back as an entry of a stream, as it does to every other replica, and only that is carried out in memory: so all replicas tell
+the same changes in the same order under the same revisions, and a token of one is good at another.
 
-Heartbeats count here at once, and are told to Redis together, every `FLUSH` seconds. Whether a lease has run out only Redis says, by
-its own clock, when some replica asks it to look. While Redis is away nothing expires and nothing can be changed.
+Heartbeats count here at once, and are told to Redis together, every `FLUSH` seconds. Whether a lease has run out only Redis says,
+by its own clock, when some replica asks it to look. While Redis is away nothing expires and nothing can be changed.
 """
 
 import asyncio
@@ -71,9 +71,7 @@ def read(value: bytes) -> Value:
     """Read a value."""
     revision, generation, ended, _, drained, said = value.split(b" ", 5)
     instance_id, name, description, version, url, weight, metadata, reported, owner, registered_at = orjson.loads(said)
-    info = Info.of(
-        instance_id, name=name, description=description, version=version, url=url, weight=weight, metadata=metadata
-    )
+    info = Info.of(instance_id, name=name, description=description, version=version, url=url, weight=weight, metadata=metadata)
     instance = Instance(
         info, Status(reported), None if ended == b"-" else StatusReason(ended.decode()), int(generation), registered_at,
         None if drained == b"-" else int(drained),
@@ -112,7 +110,7 @@ class RedisStore(MemoryStore):
         self._evict_ms = round(evict_after * 1000)
         self._ttl_ms = round(ttl * 1000)
         self._now = now
-        self._keys = ["{%s}:%s" % (namespace, key) for key in redis_scripts.KEYS]
+        self._keys = [f"{{{namespace}}}:{key}" for key in redis_scripts.KEYS]  # the braces keep them on one node
         self._meta, self._instances, *_, self._drained, self._changes = self._keys
         self._scripts = {
             name: client.register_script(getattr(redis_scripts, name.upper()))
@@ -164,11 +162,15 @@ class RedisStore(MemoryStore):
             held, now, owner = decide()
             new = held is None or held.instance.generation != now.generation
             moved = held is not None and held.instance.info.name != now.info.name
-            if await self._made(
-                "change", instance_id, self._known(instance_id), "" if new else now.generation,
-                body(now.info, now.reported, owner, now.registered_at), self._left(terms.deadline), self._capacity.instances, int(moved),
+            arguments = (
+                "" if new else now.generation,
+                body(now.info, now.reported, owner, now.registered_at),
+                self._left(terms.deadline),
+                self._capacity.instances,
+                int(moved),
                 _who(actor),
-            ):  # fmt: skip
+            )
+            if await self._made("change", instance_id, self._known(instance_id), *arguments):
                 break
         registration = self.get(instance_id)
         if registration is None or not registration.live:
@@ -318,7 +320,7 @@ class RedisStore(MemoryStore):
         with suppress(UnavailableError):
             await self.tell()
         for task in self._beside:
-            while not task.done():  # on Python 3.11 a task can miss that it was cancelled (https://github.com/python/cpython/issues/86296)
+            while not task.done():  # Python 3.11 can lose a cancellation (https://github.com/python/cpython/issues/86296)
                 task.cancel()
                 await asyncio.wait([task], timeout=0.1)
         await self._client.aclose()
@@ -342,10 +344,9 @@ class RedisStore(MemoryStore):
                     self._applied.notify_all()
 
     async def _entries(self, after: int, *, block: int | None = None) -> list[tuple[int, Mapping[bytes, bytes]]]:
-        answer = await self._client.xread({self._changes: f"{after}-0"}, count=READ, block=block)
-        found = answer.get(self._changes.encode(), []) if answer else []
-        return [(int(number.partition(b"-")[0]), fields) for batch in ([found] if found and isinstance(found[0], tuple) else found)
-                for number, fields in batch]
+        answer: Any = await self._client.xread({self._changes: f"{after}-0"}, count=READ, block=block)
+        [found] = answer.values() if answer else ([],)
+        return [(int(number.partition(b"-")[0]), fields) for number, fields in found]
 
     async def _tick(self) -> None:
         last = asyncio.get_running_loop().time()
@@ -398,7 +399,7 @@ class RedisStore(MemoryStore):
 
     async def _read_drains(self) -> None:
         self._drains_revision = int(await self._client.hget(self._meta, "drains") or 0)
-        ends = await self._client.zrange(self._drained, 0, -1, withscores=True)
+        ends: Any = await self._client.zrange(self._drained, 0, -1, withscores=True)
         self._drains = Drains({instance_id.decode(): int(until) for instance_id, until in ends})
 
     # Carrying out

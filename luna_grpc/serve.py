@@ -28,6 +28,7 @@ from luna_grpc.capacity import Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.durable import DurableStore
+from luna_grpc.errors import UnavailableError
 from luna_grpc.leases import LeasePolicy
 from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
@@ -47,6 +48,10 @@ log = structlog.get_logger("luna")
 
 class CannotListenError(Exception):
     """A port cannot be had; the message says which one and what to do."""
+
+
+class StoreError(Exception):
+    """The store that replicas share cannot be had; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +230,10 @@ def _reload_users(settings: Settings, authenticator: Authenticator) -> None:
 @asynccontextmanager
 async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIterator[MemoryStore]:
     capacity = Capacity(settings.max_instances, settings.max_instances_per_service)
+    if settings.store.get_secret_value():
+        async with _shared_store(settings, clock, capacity) as shared:
+            yield shared
+        return
     if not settings.state_file:
         yield MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
         return
@@ -235,6 +244,29 @@ async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIte
     gc.freeze()
     try:
         yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _shared_store(settings: Settings, clock: Clock, capacity: Capacity) -> AsyncIterator[MemoryStore]:
+    try:
+        from luna_grpc.redis_store import RedisStore, connect  # noqa: PLC0415 - whoever has one process needs none of it
+    except ImportError as error:
+        raise StoreError(f"{variable('store')} takes the client for Redis: pip install 'luna-grpc[redis]'") from error
+    store = RedisStore(
+        clock,
+        connect(settings.store.get_secret_value()),
+        ttl=settings.lease_ttl * (1 + settings.lease_slack),
+        namespace=settings.store_namespace,
+        evict_after=settings.evict_after,
+        capacity=capacity,
+    )
+    try:
+        await store.start()
+        yield store
+    except UnavailableError as error:
+        raise StoreError(f"{error}: start it, or name another one with {flag('store')} or {variable('store')}") from error
     finally:
         await store.close()
 

@@ -79,6 +79,7 @@ class Feed:
         self._of_all: dict[Watcher, None] = {}
         self._of_name: dict[str, dict[Watcher, None]] = {}
         self._observers: list[Callable[[Event], None]] = []
+        self._of_restarts: list[Callable[[], None]] = []
         self.removals = 0
         """How many of the changes since the start were removals."""
         self.sent_back_to_log = 0
@@ -89,6 +90,10 @@ class Feed:
     def observe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer`, which must be quick and must not raise, with every event from now on."""
         self._observers.append(observer)
+
+    def observe_restarts(self, observer: Callable[[], None]) -> None:
+        """Call `observer`, which must not raise, whenever another log has begun: what was known before may be lost."""
+        self._of_restarts.append(observer)
 
     def publish(self, type_: EventType, instance: Instance, last_heartbeat: int, actor: Actor, change: Change) -> None:
         """Give a change the next revision, log it and offer it to the watchers of its service."""
@@ -133,6 +138,8 @@ class Feed:
         self._log_characters = 0
         for watcher in self.watchers():
             watcher.start_over()
+        for observer in self._of_restarts:
+            observer()
 
     def watchers(self) -> list["Watcher"]:
         """Return every watcher once."""

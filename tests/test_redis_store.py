@@ -1,32 +1,21 @@
 """The store of several replicas, on a real Redis."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from luna_grpc.redis_store import RedisStore, connect
 from luna_grpc.store import Swept
-from store_contract import EVICT_AFTER, TTL, Recorder, StoreContract
+from redises import RedisServer, redis_server
+from store_contract import EVICT_AFTER, TTL, StoreContract
 from support import FakeClock
 
 
-@pytest.fixture(scope="session")
-async def redis_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+@pytest.fixture(scope="module")
+async def redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
     """Run a Redis of our own."""
-    folder = tmp_path_factory.mktemp("redis")
-    socket = folder / "redis.sock"
-    process = await asyncio.create_subprocess_exec(
-        "redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder),
-        stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    async with asyncio.timeout(20):
-        while not socket.exists():
-            await asyncio.sleep(0.02)
-    yield f"unix://{socket}"
-    process.terminate()
-    await process.wait()
+    async with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 class InFakeTime(RedisStore):
@@ -62,11 +51,13 @@ class TestRedisStore(StoreContract):
     """Passes the contract of every store."""
 
     @pytest.fixture
-    async def store(self, redis_url: str, clock: FakeClock) -> AsyncIterator[InFakeTime]:
+    async def store(self, redis: RedisServer, clock: FakeClock) -> AsyncIterator[InFakeTime]:
         """Return an empty store."""
-        client = connect(redis_url)
+        client = connect(redis.url)
         await client.flushall()
-        store = InFakeTime(clock, client, ttl=TTL, evict_after=EVICT_AFTER, now=lambda: clock.epoch_ms + round(store.seconds * 1000))
+        store = InFakeTime(
+            clock, client, ttl=TTL, evict_after=EVICT_AFTER, now=lambda: clock.epoch_ms + round(store.seconds * 1000)
+        )
         del store._works["heartbeats for Redis"]  # sweeps tell it of them
         await store.start()
         yield store
