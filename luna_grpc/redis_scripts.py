@@ -135,6 +135,16 @@ for i = 2, #ARGV, 2 do redis.call('ZADD', deadlines, 'XX', 'GT', number(at + ARG
 return redis.call('HGET', meta, 'epoch')
 """
 
+LATEST: Final = f"""{_COMMON}
+-- now, members; returns for each how long its lease lasts from now on, nothing for those without one
+local at, found = now(), {{}}
+for i = 2, #ARGV do
+  local score = redis.call('ZSCORE', deadlines, ARGV[i])
+  found[i - 1] = score and number(score - at)
+end
+return found
+"""
+
 HOLD: Final = f"""{_COMMON}
 -- now, for how long nothing expires
 local until_ = now() + ARGV[2]

@@ -11,27 +11,21 @@ by its own clock, when some replica asks it to look. While Redis is away nothing
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import orjson
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from luna_grpc import drains, redis_scripts
-from luna_grpc.access import Role, User
-from luna_grpc.background import reported
+from luna_grpc import drains
 from luna_grpc.capacity import RETRY_AFTER, UNLIMITED, Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.drains import Drains
 from luna_grpc.errors import NotFoundError, ResourceExhaustedError, UnavailableError
-from luna_grpc.events import Change
-from luna_grpc.memory import Decided, MemoryStore
-from luna_grpc.model import ITSELF, Actor, Door, Info, Instance, Status, StatusReason
+from luna_grpc.memory import Decided
+from luna_grpc.model import ITSELF, Actor, Info, Status, StatusReason
+from luna_grpc.redis_link import Link, Said, body, member, read, who
+from luna_grpc.redis_replica import Replica
 from luna_grpc.store import Registration, Swept, Terms
 
 FLUSH: Final = 0.5
@@ -40,90 +34,36 @@ BATCH: Final = 500
 """Heartbeats told, or leases ended, by one script."""
 BLOCK: Final = 2000
 """Milliseconds to wait for a change; below the client's timeout of a reply, which does not know that we wait."""
-READ: Final = 1000
-"""Entries of the stream read at a time."""
+TOLD_LATE: Final = 100
+"""Milliseconds by which Redis may think that a lease ends later than the replica that told it, for the telling takes time."""
 AGAIN: Final = 0.5
 """Seconds until Redis is tried again."""
 APPLIED_WITHIN: Final = 5.0
 """Seconds in which a change that was made has to come back."""
 
 log = structlog.get_logger("luna.redis")
-_KINDS: Final = {change.value: change for change in Change}
 
 
-class Value(NamedTuple):
-    """What Redis keeps of an instance."""
-
-    revision: int
-    instance: Instance
-    owner: str
-
-
-def body(info: Info, reported: Status, owner: str, registered_at: int) -> bytes:
-    """Write what does not change with a lease."""
-    return orjson.dumps([
-        info.instance_id, info.name, info.description, info.version, info.url, info.weight, dict(info.metadata), reported.value,
-        owner, registered_at,
-    ])  # fmt: skip
-
-
-def read(value: bytes) -> Value:
-    """Read a value."""
-    revision, generation, ended, _, drained, said = value.split(b" ", 5)
-    instance_id, name, description, version, url, weight, metadata, reported, owner, registered_at = orjson.loads(said)
-    info = Info.of(instance_id, name=name, description=description, version=version, url=url, weight=weight, metadata=metadata)
-    instance = Instance(
-        info, Status(reported), None if ended == b"-" else StatusReason(ended.decode()), int(generation), registered_at,
-        None if drained == b"-" else int(drained),
-    )  # fmt: skip
-    return Value(int(revision), instance, owner)
-
-
-def connect(url: str) -> Redis:
-    """Return a client that never sends anything twice: what is changed must not be changed again."""
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), protocol=3, legacy_responses=False)
-
-
-class RedisStore(MemoryStore):
+class RedisStore(Replica):
     """See the module, and `luna_grpc.store.Store` for the contract. To be started and closed.
 
-    `ttl` is for how long everybody has a lease after Redis was away; `now` is asked for the time in milliseconds since the epoch by
-    tests only, else Redis' clock counts.
+    `ttl` is for how long everybody has a lease after Redis was away, in seconds; `evict_after` see `MemoryStore`.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        client: Redis,
-        *,
-        ttl: float,
-        namespace: str = "luna",
-        evict_after: float,
-        capacity: Capacity = UNLIMITED,
-        now: Callable[[], int] | None = None,
-    ) -> None:
+    def __init__(self, clock: Clock, link: Link, *, ttl: float, evict_after: float, capacity: Capacity = UNLIMITED) -> None:
         super().__init__(clock, evict_after=evict_after, capacity=capacity)
-        self.away_since: float | None = None
-        """Monotonic seconds; None while Redis answers."""
-        self._client = client
+        self.beside: tuple[asyncio.Task[None], ...] = ()
+        """What runs from `start` to `close`; without it a replica knows nothing of the others."""
+        self._link = link
         self._capacity = capacity
         self._evict_ms = round(evict_after * 1000)
         self._ttl_ms = round(ttl * 1000)
-        self._now = now
-        self._keys = [f"{{{namespace}}}:{key}" for key in redis_scripts.KEYS]  # the braces keep them on one node
-        self._meta, self._instances, *_, self._drained, self._changes = self._keys
-        self._scripts = {
-            name: client.register_script(getattr(redis_scripts, name.upper()))
-            for name in ("change", "remove", "end", "drain", "undrain", "renew", "hold", "sweep", "begin")
-        }
-        self._revisions: dict[str, int] = {}  # of each instance
         self._drains_revision = -1
-        self._moved: dict[str, Registration] = {}  # those that have left a service and are to join another one
         self._renewed: dict[Registration, None] = {}
         self._swept = Swept(0, 0, more=False)
         self._applied = asyncio.Condition()
-        self._beside: list[asyncio.Task[None]] = []
-        self._works = {"changes of other replicas": self._follow, "heartbeats for Redis": self._tick}
+        self._works = [self._follow, self._tick]
+        self._stale = False  # whether everything has to be read anew
         self._holding = False  # whether Redis is to be told that nothing may expire for a while
 
     # Changing: decided here, made by Redis, and carried out when it comes back
@@ -168,9 +108,9 @@ class RedisStore(MemoryStore):
                 self._left(terms.deadline),
                 self._capacity.instances,
                 int(moved),
-                _who(actor),
+                who(actor),
             )
-            if await self._made("change", instance_id, self._known(instance_id), *arguments):
+            if await self._made("change", instance_id, self.known(instance_id), *arguments):
                 break
         registration = self.get(instance_id)
         if registration is None or not registration.live:
@@ -181,36 +121,47 @@ class RedisStore(MemoryStore):
     async def end(self, registrations: Iterable[Registration], reason: StatusReason, *, now: float, actor: Actor) -> None:
         """End leases, once Redis has it."""
         del now  # Redis' clock counts
-        members = [_member(each) for each in registrations if each.live]
+        members = [member(each) for each in registrations if each.live]
         for start in range(0, len(members), BATCH):
             part = members[start : start + BATCH]
-            await self._catch_up(int(await self._ask("end", reason.value, self._evict_ms, _who(actor), *part)))
+            await self._catch_up(int(await self._ask("end", reason.value, self._evict_ms, who(actor), *part)))
+
+    async def heard_only_here(self, registrations: Iterable[Registration]) -> list[Registration]:
+        """Return those whose last heartbeat came to this replica, as far as Redis has been told."""
+        asked = [each for each in registrations if each.live]
+        found: list[Registration] = []
+        for start in range(0, len(asked), BATCH):
+            part = asked[start : start + BATCH]
+            latest = await self._ask("latest", *(member(each) for each in part))
+            left = [self._left(each.deadline) + TOLD_LATE for each in part]
+            found += [each for each, told, here in zip(part, latest, left, strict=True) if told is not None and int(told) <= here]
+        return found
 
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance, once Redis has forgotten it."""
         while True:
             self._current(instance_id, generation, actor)
-            if await self._made("remove", instance_id, self._known(instance_id), _who(actor)):
+            if await self._made("remove", instance_id, self.known(instance_id), who(actor)):
                 return
 
     async def drain(self, instance_id: str, *, until: int, actor: Actor) -> Registration:
         """Take an instance out of service, once Redis has it."""
         while True:
             registration = self._draining(instance_id, actor)
-            if await self._made("drain", instance_id, self._known(instance_id), until, drains.MOST, _who(actor)):
+            if await self._made("drain", instance_id, self.known(instance_id), until, drains.MOST, who(actor)):
                 self._drains.add(instance_id, until)
                 return self.get(instance_id) or registration
 
     async def undrain(self, instance_id: str, *, actor: Actor) -> Registration | None:
         """Put an instance back into service, once Redis has it."""
-        answer = await self._ask("undrain", instance_id, _who(actor))
+        answer = await self._ask("undrain", instance_id, who(actor))
         if answer[0] == b"UNKNOWN":
             raise NotFoundError(f"{instance_id} is neither registered nor drained")
         await self._catch_up(int(answer[1]))
         self._drains.remove(instance_id)
         return self.get(instance_id)
 
-    async def _made(self, script: str, *arguments: str | bytes | float) -> bool:
+    async def _made(self, script: str, *arguments: Said) -> bool:
         """Have a change made and wait until it is carried out here; return False when it is to be decided anew."""
         answer = await self._ask(script, *arguments)
         if answer[0] == b"FULL":
@@ -222,7 +173,7 @@ class RedisStore(MemoryStore):
         return bool(answer[0] == b"OK")
 
     def _known(self, instance_id: str) -> int:
-        return self._revisions.get(instance_id, 0)
+        return self.revisions.get(instance_id, 0)
 
     def _left(self, deadline: float) -> int:
         """Return how many milliseconds there are until a deadline."""
@@ -236,20 +187,16 @@ class RedisStore(MemoryStore):
         except TimeoutError:
             raise UnavailableError("Redis has made the change, and it does not come back from there", retry_after=1) from None
 
-    async def _ask(self, script: str, *arguments: str | bytes | float) -> Any:  # noqa: ANN401 - each script has its own answer
-        now = "" if self._now is None else self._now()
+    async def _ask(self, script: str, *arguments: Said) -> Any:  # noqa: ANN401 - each script has its own answer
         try:
-            answer = await self._scripts[script](keys=self._keys, args=[now, *arguments])
-        except (RedisError, OSError, TimeoutError) as error:
+            return await self._link.ask(script, *arguments)
+        except UnavailableError as error:
             self._lost(error)
-            raise UnavailableError(
-                f"Redis does not answer, so nothing can be changed ({type(error).__name__}); heartbeats are kept", retry_after=1
-            ) from error
-        return answer
+            raise
 
     def _lost(self, error: Exception) -> None:
-        if self.away_since is None:
-            self.away_since = self._clock.now()
+        if self.stale_since is None:
+            self.stale_since = self._clock.now()
             log.error("Redis is away", reason=str(error), effect="changes are refused and nothing expires; reads go on")
 
     # Renewing
@@ -282,25 +229,30 @@ class RedisStore(MemoryStore):
             UnavailableError: Redis does not answer.
 
         """
-        epoch, began = await self._ask("begin", secrets.token_hex(8), self.feed.revision)
+        known = self.feed.revision
+        epoch, began = await self._ask("begin", secrets.token_hex(8), known)
         fresh = epoch.decode() != self.epoch
         self.epoch = epoch.decode()
         revision = int(began)
+        if fresh:  # what was known may never have been, as far as Redis remembers
+            self.revisions.clear()
         seen = set()
-        async for instance_id, value in self._client.hscan_iter(self._instances, count=READ):
-            seen.add(instance_id.decode())
-            self._take(read(value))
+        async for value in self._link.instances():
+            seen.add(value.instance.info.instance_id)
+            self.take(value)
         for instance_id in [each for each in self._registrations if each not in seen]:
-            self._drop(instance_id)
-        while entries := await self._entries(revision):
+            self.drop(instance_id)
+        while entries := await self._link.changes(revision):
             for number, fields in entries:
                 if fields[b"value"]:
-                    self._take(read(fields[b"value"]))
+                    self.take(read(fields[b"value"]))
                 else:
-                    self._drop(fields[b"id"].decode(), number)
+                    self.drop(fields[b"id"].decode(), number)
                 revision = number
         await self._read_drains()
-        self.feed.restart(self.epoch, revision)
+        self._stale = False
+        # Whoever is missing in a registry that has lost its memory may only not have come back yet.
+        self.feed.restart(self.epoch, revision, warming=fresh and bool(known))
         log.info("read from Redis", instances=self.count(), revision=revision, epoch=self.epoch, fresh=fresh)
         async with self._applied:
             self._applied.notify_all()
@@ -313,40 +265,37 @@ class RedisStore(MemoryStore):
 
         """
         await self.load()
-        self._beside = [asyncio.create_task(reported(name, work)) for name, work in self._works.items()]
+        self.beside = tuple(asyncio.create_task(work()) for work in self._works)
 
     async def close(self) -> None:
         """Tell of the last heartbeats, and stop."""
         with suppress(UnavailableError):
             await self.tell()
-        for task in self._beside:
+        for task in self.beside:
             while not task.done():  # Python 3.11 can lose a cancellation (https://github.com/python/cpython/issues/86296)
                 task.cancel()
                 await asyncio.wait([task], timeout=0.1)
-        await self._client.aclose()
+        await self._link.close()
 
     async def _follow(self) -> None:
         while True:
             try:
-                entries = await self._entries(self.feed.revision, block=BLOCK)
-            except (RedisError, OSError, TimeoutError) as error:
+                if self._stale:
+                    await self.load()
+                entries = await self._link.changes(self.feed.revision, block=BLOCK)
+            except UnavailableError as error:
                 self._lost(error)
                 await asyncio.sleep(AGAIN)
                 continue
             if entries and entries[0][0] != self.feed.revision + 1:
                 log.warning("changes of others were missed", after=self.feed.revision, next=entries[0][0])
-                await self._load_again()
+                self._stale = True
                 continue
             for number, fields in entries:
-                self._apply(number, fields)
+                self.apply(number, fields)
             if entries:
                 async with self._applied:
                     self._applied.notify_all()
-
-    async def _entries(self, after: int, *, block: int | None = None) -> list[tuple[int, Mapping[bytes, bytes]]]:
-        answer: Any = await self._client.xread({self._changes: f"{after}-0"}, count=READ, block=block)
-        [found] = answer.values() if answer else ([],)
-        return [(int(number.partition(b"-")[0]), fields) for number, fields in found]
 
     async def _tick(self) -> None:
         last = asyncio.get_running_loop().time()
@@ -355,7 +304,7 @@ class RedisStore(MemoryStore):
             now = asyncio.get_running_loop().time()
             paused, last = now - last > FLUSH + 1, now
             with suppress(UnavailableError):
-                if self._holding or paused or self.away_since is not None:
+                if self._holding or paused or self.stale_since is not None:
                     await self._ask("hold", self._ttl_ms)
                     self._holding = False
                     self._back()
@@ -363,15 +312,17 @@ class RedisStore(MemoryStore):
                 await self.look()
 
     def _back(self) -> None:
-        if self.away_since is not None:
-            log.warning("Redis is back", after=round(self._clock.now() - self.away_since, 1), effect="no lease expires for one TTL")
-            self.away_since = None
+        if self.stale_since is not None:
+            log.warning(
+                "Redis is back", after=round(self._clock.now() - self.stale_since, 1), effect="no lease expires for one TTL"
+            )
+            self.stale_since = None
 
     async def tell(self) -> None:
         """Tell Redis of heartbeats."""
         while self._renewed:
             part = [self._renewed.popitem()[0] for _ in range(min(BATCH, len(self._renewed)))]
-            pairs = [(_member(each), self._left(each.deadline)) for each in part if each.live]
+            pairs = [(member(each), self._left(each.deadline)) for each in part if each.live]
             try:
                 await self._ask("renew", *(each for pair in pairs for each in pair))
             except UnavailableError:
@@ -380,96 +331,20 @@ class RedisStore(MemoryStore):
 
     async def look(self, limit: int = BATCH) -> Swept:
         """Let Redis look whether something has run out."""
-        expired, evicted, late, revision, drained, epoch = await self._ask("sweep", limit, self._evict_ms, _who(ITSELF))
+        expired, evicted, late, revision, drained, epoch = await self._ask("sweep", limit, self._evict_ms, who(ITSELF))
         if epoch.decode() != self.epoch or int(revision) < self.feed.revision:
-            await self._load_again()
+            self._stale = True
         if int(drained) != self._drains_revision:
             await self._read_drains()
-        await self._catch_up(int(revision))
         before = self._swept
         more = limit in (expired, evicted)
         self._swept = Swept(before.expired + expired, before.evicted + evicted, more, max(before.late, late / 1000))
+        try:
+            await self._catch_up(int(revision))
+        except UnavailableError:
+            self._stale = True
         return self._swept
 
-    async def _load_again(self) -> None:
-        try:
-            await self.load()
-        except UnavailableError:
-            await asyncio.sleep(AGAIN)
-
     async def _read_drains(self) -> None:
-        self._drains_revision = int(await self._client.hget(self._meta, "drains") or 0)
-        ends: Any = await self._client.zrange(self._drained, 0, -1, withscores=True)
-        self._drains = Drains({instance_id.decode(): int(until) for instance_id, until in ends})
-
-    # Carrying out
-
-    def _apply(self, revision: int, fields: Mapping[bytes, bytes]) -> None:
-        """Carry out a change that was made, and tell."""
-        instance_id, change = fields[b"id"].decode(), _KINDS[fields[b"kind"].decode()]
-        user, role, door, peer = orjson.loads(fields[b"who"])
-        actor = Actor(User(user, Role(role)), Door(door), peer)
-        held = self.get(instance_id)
-        if not fields[b"value"]:
-            self._revisions.pop(instance_id, None)
-            if held is not None:
-                self._remove(held, actor, change)
-                if change is Change.MOVED:  # it comes back at once, into another service
-                    self._moved[instance_id] = held
-            return
-        value = read(fields[b"value"])
-        self._revisions[instance_id] = revision
-        moved = self._moved.pop(instance_id, None)
-        if moved is not None and moved.instance.generation == value.instance.generation:
-            if moved.instance.up != value.instance.up:
-                self._status_changes.note(value.instance)
-            moved.instance, moved.live = value.instance, value.instance.ended is None
-            self._place(None, moved, actor)
-            return
-        if held is not None and held.instance.generation == value.instance.generation:
-            held.live = value.instance.ended is None
-            self._update(held, value.instance, actor, None if change is Change.OTHER else change)
-            return
-        if held is not None:
-            held.live = False
-        self._place(held, self._made_of(value), actor)
-
-    def _made_of(self, value: Value) -> Registration:
-        # When its lease ends only the replica knows that hears of it, and Redis.
-        registration = Registration(value.instance, value.owner, Terms(0.0, self._clock.wall_ms()))
-        registration.live = value.instance.ended is None
-        return registration
-
-    def _take(self, value: Value) -> None:
-        """Take on what is known of an instance, without telling: whoever watches starts over."""
-        now = value.instance
-        instance_id = now.info.instance_id
-        if value.revision <= self._revisions.get(instance_id, -1):
-            return
-        held = self.get(instance_id)
-        if held is not None:
-            self._services.leave(held.instance)
-        if held is not None and held.instance.generation == now.generation:
-            held.instance, held.live = now, now.ended is None
-        else:
-            if held is not None:
-                held.live = False
-            held = self._registrations[instance_id] = self._made_of(value)
-        self._services.join(held)
-        self._revisions[instance_id] = value.revision
-
-    def _drop(self, instance_id: str, revision: int | None = None) -> None:
-        held = self.get(instance_id)
-        if held is None or (revision is not None and self._revisions[instance_id] > revision):
-            return
-        held.live = False
-        self._services.leave(held.instance)
-        del self._registrations[instance_id], self._revisions[instance_id]
-
-
-def _member(registration: Registration) -> str:
-    return f"{registration.instance.info.instance_id}#{registration.instance.generation}"
-
-
-def _who(actor: Actor) -> bytes:
-    return orjson.dumps([actor.user.name, actor.user.role.value, actor.door.value, actor.peer])
+        self._drains_revision, ends = await self._link.drains()
+        self._drains = Drains(ends)

@@ -65,8 +65,8 @@ class Running:
     certificates: Certificates | None
     grpc_port: int
     rest_port: int
-    sweeper: asyncio.Task[None]
-    """Runs for as long as the server does."""
+    essential: tuple[asyncio.Task[None], ...]
+    """What runs for as long as the server does: the sweeper, and what a store has beside it."""
 
 
 def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
@@ -100,9 +100,19 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "http" if server.certificates is None else "https"
         print(f"luna: ready rest={scheme}://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
+
+        def failed(task: asyncio.Task[None]) -> None:
+            log.error(
+                "stopping, for a part of the registry has failed", exc_info=task.exception() if not task.cancelled() else None
+            )
+            stop.set()
+
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
-        server.sweeper.add_done_callback(lambda _: stop.set())
+        for task in server.essential:
+            task.add_done_callback(failed)
         await stop.wait()
+        for task in server.essential:
+            task.remove_done_callback(failed)
         for number in STOP:
             signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
         log.info("stopping", instances=server.registry.store.count())
@@ -158,9 +168,11 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             renew = partial(certificates.renew, partial(_renew, grpc_server, rest_server))
             await stack.enter_async_context(_beside(reported("certificates", renew)))
         await stack.enter_async_context(_beside(reported("open files", files.watch_forever)))
+        # Only the store that replicas share has any, and its module takes a client that may not be there.
+        essential = (sweeper, *getattr(store, "beside", ()))
         grpc_server.serving()
         rest_server.ready = True
-        yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, sweeper)
+        yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, essential)
         rest_server.ready = False
         grpc_server.not_serving()
         await asyncio.sleep(settings.shutdown_delay)
@@ -251,14 +263,14 @@ async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIte
 @asynccontextmanager
 async def _shared_store(settings: Settings, clock: Clock, capacity: Capacity) -> AsyncIterator[MemoryStore]:
     try:
-        from luna_grpc.redis_store import RedisStore, connect  # noqa: PLC0415 - whoever has one process needs none of it
+        from luna_grpc.redis_link import Link  # noqa: PLC0415 - whoever has one process needs none of it
+        from luna_grpc.redis_store import RedisStore  # noqa: PLC0415 - whoever has one process needs none of it
     except ImportError as error:
         raise StoreError(f"{variable('store')} takes the client for Redis: pip install 'luna-grpc[redis]'") from error
     store = RedisStore(
         clock,
-        connect(settings.store.get_secret_value()),
+        Link(settings.store.get_secret_value(), settings.store_namespace),
         ttl=settings.lease_ttl * (1 + settings.lease_slack),
-        namespace=settings.store_namespace,
         evict_after=settings.evict_after,
         capacity=capacity,
     )

@@ -131,13 +131,14 @@ class Feed:
         for watcher in self.watchers():
             watcher.remind()
 
-    def restart(self, log_id: str, revision: int) -> None:
-        """Begin another log at a revision: whoever watches is given the present state once more."""
+    def restart(self, log_id: str, revision: int, *, warming: bool) -> None:
+        """Begin another log at a revision: whoever watches is given the present state once more; see `warming`."""
         self.log_id, self.revision = log_id, revision
+        self.warming = self.warming or warming
         self._log.clear()
         self._log_characters = 0
         for watcher in self.watchers():
-            watcher.start_over()
+            watcher.start_over(foreign=warming)
         for observer in self._of_restarts:
             observer()
 
@@ -226,8 +227,9 @@ class Watcher:
         else:
             self._revision = revision
 
-    def start_over(self) -> None:
-        """Forget what was told (called by the feed)."""
+    def start_over(self, *, foreign: bool) -> None:
+        """Forget what was told; `foreign`: that was of an earlier life of the registry (called by the feed)."""
+        self._foreign = self._foreign or foreign
         self._queue.clear()
         self._start_over()
         self._notify()

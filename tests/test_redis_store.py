@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.asyncio import Redis
 
-from luna_grpc.redis_store import RedisStore, connect
+from luna_grpc.redis_link import Link
+from luna_grpc.redis_store import RedisStore
 from luna_grpc.store import Swept
 from redises import RedisServer, redis_server
 from store_contract import EVICT_AFTER, TTL, StoreContract
@@ -53,12 +55,11 @@ class TestRedisStore(StoreContract):
     @pytest.fixture
     async def store(self, redis: RedisServer, clock: FakeClock) -> AsyncIterator[InFakeTime]:
         """Return an empty store."""
-        client = connect(redis.url)
-        await client.flushall()
-        store = InFakeTime(
-            clock, client, ttl=TTL, evict_after=EVICT_AFTER, now=lambda: clock.epoch_ms + round(store.seconds * 1000)
-        )
-        del store._works["heartbeats for Redis"]  # sweeps tell it of them
+        async with Redis.from_url(redis.url) as client:
+            await client.flushall()
+        link = Link(redis.url, "luna", now=lambda: clock.epoch_ms + round(store.seconds * 1000))
+        store = InFakeTime(clock, link, ttl=TTL, evict_after=EVICT_AFTER)
+        store._works.remove(store._tick)  # sweeps tell Redis of heartbeats
         await store.start()
         yield store
         await store.close()

@@ -114,6 +114,10 @@ class HeartbeatCall:
             await self._take_down(self._stream.close(broken=broken and not self._ending))
 
     async def _take_down(self, held: list[Registration]) -> None:
+        try:
+            held = await self._stream.heard_only_here(held)
+        except UnavailableError:  # the others cannot be asked; then their leases end in time
+            return
         for part in _slices(held):
             await asyncio.gather(*map(self._stream.take_down, part))
         if held:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -129,7 +130,7 @@ async def test_a_replica_that_is_killed_takes_nobody_down(redis: RedisServer) ->
             assert await two.is_up()
             await asyncio.sleep(0.2)
         call = two.stub.WatchServices(pb.WatchServicesRequest(resume_token=token))
-        first = await call.read()
+        first: Any = await call.read()
         assert (first.synced, first.reset) == (True, False)
         call.cancel()
 
