@@ -47,7 +47,7 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
     # gRPC's core writes to stderr on its own, and not as JSON; what it has to say comes as errors too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
-    from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
+    from luna_grpc.serve import CannotListenError, StoreError, run  # noqa: PLC0415
     from luna_grpc.stateopen import StateFileError  # noqa: PLC0415
     from luna_grpc.tls import TlsError  # noqa: PLC0415
     from luna_grpc.users import UsersFileError  # noqa: PLC0415
@@ -61,7 +61,7 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
         structlog.get_logger("luna").warning(warning)
     try:
         run(settings)
-    except (CannotListenError, StateFileError, TlsError, UsersFileError) as error:
+    except (CannotListenError, StateFileError, StoreError, TlsError, UsersFileError) as error:
         _fail(str(error), EXIT_CANNOT_START)
 
 

@@ -394,7 +394,9 @@ async def test_failures_in_small_messages_are_bounded_too(server: Running, monke
             return "test"
 
     deaf: Any = Deaf()
-    call = heartbeats.HeartbeatCall(HeartbeatStream(server.registry, ITSELF), b"", deaf, server.grpc.refusals)
+    call = heartbeats.HeartbeatCall(
+        HeartbeatStream(server.registry, ITSELF), server.grpc.service._terms, deaf, server.grpc.refusals
+    )
     running = asyncio.create_task(call.run())
     for _ in range(500):
         await asyncio.sleep(0)
