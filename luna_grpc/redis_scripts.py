@@ -130,9 +130,12 @@ return {{'OK', undrain(ARGV[2], ARGV[3]) or redis.call('HGET', meta, 'revision')
 
 RENEW: Final = f"""{_COMMON}
 -- now, then for each lease: member, for how long it lasts from now on
-local at = now()
-for i = 2, #ARGV, 2 do redis.call('ZADD', deadlines, 'XX', 'GT', number(at + ARGV[i + 1]), ARGV[i]) end
-return redis.call('HGET', meta, 'epoch')
+local at, ends = now(), {{}}
+for i = 2, #ARGV, 2 do
+  ends[i - 1] = number(at + ARGV[i + 1])
+  ends[i] = ARGV[i]
+end
+return redis.call('ZADD', deadlines, 'XX', 'GT', unpack(ends))
 """
 
 LATEST: Final = f"""{_COMMON}

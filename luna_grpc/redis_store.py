@@ -83,19 +83,15 @@ class RedisStore(Replica):
     ) -> Registration:
         """Change, once Redis has it."""
         held = self.get(instance_id)
-        if held is not None and held.live and generation in (0, held.instance.generation):
-            self._hear(held, terms, actor)
+        # A change counts as a heartbeat at once, whatever becomes of it.
+        current = held is not None and held.live and generation in (0, held.instance.generation)
+        if held is not None and current and actor.user.covers(instance_id, held.instance.info.name):
+            self.renew((held,), terms)
 
         def decide() -> Decided:
             return self._changing(instance_id, generation, info, reported, actor)
 
         return await self._change(instance_id, decide, terms, actor)
-
-    def _hear(self, held: Registration, terms: Terms, actor: Actor) -> None:
-        """Let a change count as a heartbeat at once, whatever becomes of it."""
-        said = held.instance.info
-        if actor.user.covers(said.instance_id, said.name):
-            self.renew((held,), terms)
 
     async def _change(self, instance_id: str, decide: Callable[[], Decided], terms: Terms, actor: Actor) -> Registration:
         while True:
@@ -324,7 +320,8 @@ class RedisStore(Replica):
             part = [self._renewed.popitem()[0] for _ in range(min(BATCH, len(self._renewed)))]
             pairs = [(member(each), self._left(each.deadline)) for each in part if each.live]
             try:
-                await self._ask("renew", *(each for pair in pairs for each in pair))
+                if pairs:
+                    await self._ask("renew", *(each for pair in pairs for each in pair))
             except UnavailableError:
                 self._renewed.update(dict.fromkeys(part))
                 raise
