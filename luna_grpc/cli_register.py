@@ -69,6 +69,7 @@ def register(
         on_lost=signals.lost,
     )
     with registration:
+        signals.keep()
         if command:
             code = _run(command, signals)
         else:
@@ -78,9 +79,10 @@ def register(
 
 
 class Signals:
-    """What this process is sent: passed on to the command, or the end of waiting where there is none."""
+    """What this process is sent: its end until it is registered; then passed on to the command, or the end of waiting for none."""
 
     def __init__(self) -> None:
+        self._kept = False
         self._came: deque[int] = deque()
         self._command: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
@@ -89,6 +91,9 @@ class Signals:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _: object) -> None:
+        if not self._kept:
+            _let_signals_kill()  # while a silent registry is told for some seconds that nothing is to be registered
+            sys.exit(EXIT_BY_SIGNAL + number)
         if number in BY_TERMINAL and self._command is not None and sys.stdin.isatty():
             return
         self._came.append(number)
@@ -99,6 +104,10 @@ class Signals:
         with suppress(IndexError):  # another signal may come at any moment, and take out what it finds
             while self._command is not None:
                 self._command.send_signal(self._came.popleft())
+
+    def keep(self) -> None:
+        """Note that it is registered: from now on a signal is for the command, or ends the waiting."""
+        self._kept = True
 
     def pass_on_to(self, command: "subprocess.Popen[bytes]") -> None:
         """Send the command whatever comes from now on, and what has come before."""
@@ -115,6 +124,11 @@ class Signals:
         """Wait for a signal or the end of the registration; return the exit code."""
         self._over.wait()
         return self._code
+
+
+def _let_signals_kill() -> None:
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _run(command: list[str], signals: Signals) -> int:

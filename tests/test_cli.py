@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
@@ -229,6 +230,29 @@ async def test_register_passes_signals_on(server: Running, number: signal.Signal
     assert (process.returncode, server.registry.store.get(ID)) == (128 + number, None)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_register_while_the_registry_is_away(number: signal.Signals) -> None:
+    """It does not wait for the registry, nor start the command."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        process = await start("register", ID, "--", "echo", "started", LUNA_ADDRESS=_address(door))
+        (await _caller(door)).close()
+    process.send_signal(number)
+    out, error = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out, b"Traceback" in error) == (128 + number, b"", False)
+
+
+async def test_a_second_signal_ends_register_whatever_the_registry_does() -> None:
+    """Here it takes the connection and says nothing, so that nobody knows whether it has the registration."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        process = await start("register", ID, LUNA_ADDRESS=_address(door))
+        with await _caller(door):
+            while process.returncode is None:
+                process.terminate()
+                await asyncio.sleep(0.1)
+            _, error = await process.communicate()
+    assert (process.returncode, error) == (-signal.SIGTERM, b"")
+
+
 async def test_register_without_a_command(server: Running, stub: Stub) -> None:
     """Until a signal; or until another process takes the id over, which it says."""
     process = await start("register", ID, LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
@@ -305,6 +329,15 @@ async def _register(server: Luna, instance_id: str) -> None:
     channel, stub = server.stub()
     async with channel:
         await register(stub, instance_id)
+
+
+def _address(door: socket.socket) -> str:
+    return "127.0.0.1:{1}".format(*door.getsockname())
+
+
+async def _caller(door: socket.socket) -> socket.socket:
+    door.setblocking(False)
+    return (await asyncio.wait_for(asyncio.get_running_loop().sock_accept(door), 30))[0]
 
 
 async def _line(process: Process) -> str:
