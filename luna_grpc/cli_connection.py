@@ -1,79 +1,67 @@
 """What every command has in common that asks a running registry: its flags, and how it ends when it is refused."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from luna_grpc.cli_output import plain
+from luna_grpc.cli_command import EXIT_NOT_ALLOWED, EXIT_NOT_THERE, EXIT_REFUSED, fail, option, with_parameters
+from luna_grpc.config import variable
 
 if TYPE_CHECKING:
     from luna_grpc.client.calls import Calls
     from luna_grpc.client.endpoint import Endpoint
-
-EXIT_REFUSED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_NOT_THERE: Final = 69
-"""EX_UNAVAILABLE of sysexits.h; the next one is its EX_NOPERM."""
-EXIT_NOT_ALLOWED: Final = 77
-EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 the registry refused it, 2 wrong flags, 69 no registry answers, 77 wrong credentials or not allowed."
-)
-
 
 InstanceId = Annotated[
     str, typer.Argument(help="serviceName:domain:port, for example orders:localhost:8080.", show_default=False, metavar="ID")
 ]
 
 
-class Flags(TypedDict):
-    """Where the registry is, and who asks; see `luna_grpc.client.endpoint.Endpoint`."""
-
-    address: Annotated[str, typer.Option(envvar="LUNA_ADDRESS", help="The registry's gRPC door, as host:port.")]
-    username: Annotated[str, typer.Option(envvar="LUNA_AUTH_USERNAME", help="Who asks; admin, or whom the certificate names.")]
-    password: Annotated[
-        str, typer.Option(envvar="LUNA_AUTH_PASSWORD", help="Better in the variable: others on the machine can see flags.")
-    ]
-    tls: Annotated[bool, typer.Option("--tls", envvar="LUNA_TLS", help="The registry has TLS.")]
-    tls_ca: Annotated[str, typer.Option(envvar="LUNA_TLS_CA", help="File with the CA of its certificate, in PEM; implies --tls.")]
-    tls_cert: Annotated[
-        str, typer.Option(envvar="LUNA_TLS_CLIENT_CERT", help="File with a certificate to show, in PEM; implies --tls.")
-    ]
-    tls_key: Annotated[str, typer.Option(envvar="LUNA_TLS_CLIENT_KEY", help="File with its key, in PEM.")]
+def _option(name: str, meaning: str, default: str = "") -> inspect.Parameter:
+    return option(name, str, default, envvar=variable(name), help=meaning)
 
 
-DEFAULTS: Final = Flags(address="127.0.0.1:50051", username="", password="", tls=False, tls_ca="", tls_cert="", tls_key="")
+# Where the registry is, and who asks; see `luna_grpc.client.endpoint.Endpoint`.
+_REGISTRY: Final = (
+    _option("address", "The registry's gRPC door, as host:port.", "127.0.0.1:50051"),
+    option("tls", bool, default=False, envvar=variable("tls"), help="The registry has TLS."),
+    _option("tls_ca", "File with the CA of its certificate, in PEM; implies --tls."),
+    _option("tls_client_cert", "File with a certificate to show, in PEM; implies --tls."),
+    _option("tls_client_key", "File with its key, in PEM."),
+)
+_USER: Final = (
+    _option("auth_username", "Who asks; admin, or whom the certificate names."),
+    _option("auth_password", "Better in the variable: others on the machine can see flags."),
+)
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags of a connection, and a connection (`Calls`) as its first argument."""
-    return _flagged(command, _calls)
+    return _flagged(command, _calls, (*_REGISTRY, *_USER))
 
 
 def aimed(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags of a connection, and where it leads to (`Endpoint`) as its first argument."""
-    return _flagged(command, _endpoint)
+    return _flagged(command, _endpoint, (*_REGISTRY, *_USER))
 
 
-def _flagged(command: Callable[..., None], made: Callable[[dict[str, Any]], AbstractContextManager[Any]]) -> Callable[..., None]:
+def _flagged(
+    command: Callable[..., None],
+    made: Callable[[dict[str, Any]], AbstractContextManager[Any]],
+    flags: Sequence[inspect.Parameter],
+) -> Callable[..., None]:
     @wraps(command)
-    def run(**values: Any) -> None:  # noqa: ANN401 - those of the command, and `Flags`
-        given = {name: values.pop(name) for name in DEFAULTS}
+    def run(**values: Any) -> None:  # noqa: ANN401 - those of the command, and the flags
+        given = {flag.name: values.pop(flag.name) for flag in flags}
         with made(given) as first:
             command(first, **values)
 
     del run.__wrapped__  # typer would look at it
     own = list(inspect.signature(command).parameters.values())[1:]
-    flags = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name], annotation=kind)  # type: ignore[literal-required]
-        for name, kind in Flags.__annotations__.items()
-    ]
-    vars(run)["__signature__"] = inspect.Signature([*own, *flags])
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *flags)}
-    return run
+    return with_parameters(run, [*own, *flags])
 
 
 @contextmanager
@@ -88,10 +76,10 @@ def _calls(given: dict[str, Any]) -> Iterator["Calls"]:
 def _endpoint(given: dict[str, Any]) -> Iterator["Endpoint"]:
     from luna_grpc.client.endpoint import Endpoint, Tls  # noqa: PLC0415 - see above
 
-    files = Tls(given["tls_ca"], given["tls_cert"], given["tls_key"])
+    files = Tls(given["tls_ca"], given["tls_client_cert"], given["tls_client_key"])
     tls = files if given["tls"] or files != Tls() else None
     with errors_end_it():
-        yield Endpoint.of(given["address"], given["username"] or None, given["password"], tls)
+        yield Endpoint.of(given["address"], given["auth_username"] or None, given["auth_password"], tls)
 
 
 @contextmanager
@@ -102,14 +90,8 @@ def errors_end_it() -> Iterator[None]:
     try:
         yield
     except UnavailableError as error:
-        fail(error, EXIT_NOT_THERE)
+        fail(error, code=EXIT_NOT_THERE)
     except (CredentialsError, NotAllowedError) as error:
-        fail(error, EXIT_NOT_ALLOWED)
+        fail(error, code=EXIT_NOT_ALLOWED)
     except ClientError as error:
-        fail(error, EXIT_REFUSED)
-
-
-def fail(error: object, code: int) -> NoReturn:
-    """End the program with one line on stderr."""
-    typer.echo(f"luna: {plain(str(error))}", err=True)
-    raise typer.Exit(code)
+        fail(error, code=EXIT_REFUSED)

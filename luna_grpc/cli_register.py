@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, aimed, fail
+from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail
+from luna_grpc.cli_connection import InstanceId, aimed
 from luna_grpc.cli_output import plain
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ def _run(command: list[str], signals: Signals) -> int:
     try:
         process = subprocess.Popen(command)  # noqa: S603 - the user's own
     except FileNotFoundError:
-        fail(f"there is no command {command[0]}", EXIT_NO_COMMAND)
+        fail(f"there is no command {command[0]}", code=EXIT_NO_COMMAND)
     except OSError as error:
-        fail(f"{command[0]} cannot be run: {error.strerror}", EXIT_CANNOT_RUN)
+        fail(f"{command[0]} cannot be run: {error.strerror}", code=EXIT_CANNOT_RUN)
     signals.pass_on_to(process)
     code = process.wait()
     return code if code >= 0 else EXIT_BY_SIGNAL - code

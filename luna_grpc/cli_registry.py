@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import typer
 
 from luna_grpc import cli_output, drains
-from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, connected, fail
+from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail
+from luna_grpc.cli_connection import InstanceId, connected
 from luna_grpc.cli_output import Output
 
 if TYPE_CHECKING:
@@ -157,9 +158,9 @@ def check(registry: "Calls") -> None:
     try:
         serving = registry.serving()
     except ClientError as error:
-        fail(error, EXIT_REFUSED)
+        fail(error, code=EXIT_REFUSED)
     if not serving:
-        fail("the registry is starting or stopping: it does not serve now", EXIT_REFUSED)
+        fail("the registry is starting or stopping: it does not serve now", code=EXIT_REFUSED)
     typer.echo("serving")
 
 

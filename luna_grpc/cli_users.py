@@ -2,15 +2,15 @@
 
 import os
 import sys
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
 from luna_grpc import users
 from luna_grpc.access import Role
+from luna_grpc.cli_command import EXIT_REFUSED, fail
 from luna_grpc.config import variable
 
-EXIT_REFUSED: Final = 1
 SHORT_PASSWORD: Final = 8
 """Characters; shorter ones are taken, and warned of."""
 VARIABLE: Final = variable("users_file")
@@ -50,7 +50,7 @@ def add(
     try:
         users.add(file, name, role=role, prefixes=prefix or (), password=password, replace=replace)
     except users.UsersFileError as error:
-        _fail(error)
+        fail(error, code=EXIT_REFUSED)
     if len(password) < SHORT_PASSWORD:
         typer.echo(
             f"luna: the password is shorter than {SHORT_PASSWORD} characters and easy to guess: set a longer one with --replace",
@@ -68,7 +68,7 @@ def remove(name: Name, file: File) -> None:
     try:
         users.remove(file, name)
     except users.UsersFileError as error:
-        _fail(error)
+        fail(error, code=EXIT_REFUSED)
     typer.echo(f"{name} is no longer in {file}. {RELOAD}")
 
 
@@ -81,7 +81,7 @@ def list_(file: File) -> None:
     try:
         accounts = users.read(file)
     except users.UsersFileError as error:
-        _fail(error)
+        fail(error, code=EXIT_REFUSED)
     for user, _ in accounts.values():
         typer.echo(f"{user.name}\t{user.role.value}\t{' '.join(user.prefixes)}".rstrip())
 
@@ -90,15 +90,10 @@ def _piped() -> str:
     try:
         return sys.stdin.readline().rstrip("\n")
     except UnicodeDecodeError:
-        _fail("what standard input holds is not text in UTF-8")
+        fail("what standard input holds is not text in UTF-8", code=EXIT_REFUSED)
 
 
 def _asked() -> str:
     if not os.isatty(sys.stdin.fileno()):
-        _fail("there is no terminal to ask for the password on: use --password-stdin")
+        fail("there is no terminal to ask for the password on: use --password-stdin", code=EXIT_REFUSED)
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
-
-
-def _fail(error: object) -> NoReturn:
-    typer.echo(f"luna: {error}", err=True)
-    raise typer.Exit(EXIT_REFUSED)

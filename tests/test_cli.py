@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from luna_grpc import cli_output
 from luna_grpc.cli import app
+from luna_grpc.config import flag
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
@@ -165,6 +166,22 @@ async def test_tls(tmp_path: Path) -> None:
         assert "name the file of its CA" in (await run("services", "--tls", server=server)).error
 
 
+async def test_a_certificate_to_show(tmp_path: Path) -> None:
+    """By the flags that are called as its variables."""
+    pki = Pki(tmp_path)
+    shown = pki.client("ci.example").pair
+    assert shown is not None
+    for name, content in {"ca.pem": pki.ca.cert_pem.bytes(), "ci.pem": shown.cert, "ci.key": shown.key}.items():
+        pki.write(tmp_path / name, content)
+    ca, cert, key = (str(tmp_path / name) for name in ("ca.pem", "ci.pem", "ci.key"))
+    async with running(settings_for_tests(**pki.flags(clients=True), auth_password="secret")) as server:
+        flags = ["--tls-ca", ca, "--tls-client-cert", cert, "--tls-client-key", key]
+        done = await run("services", *flags, "--auth-username", "admin", "--auth-password", "secret", server=server)
+        assert (done.code, done.error) == (0, "")
+        without = await run("services", "--tls-ca", ca, server=server)
+        assert (without.code, "a client certificate (--tls-client-cert)" in without.error) == (69, True)
+
+
 async def test_watch_tells_what_there_is_and_what_changes_over_a_restart() -> None:
     """As lines, at once; it goes on with the next registry at that address; Ctrl-C ends it without a word."""
     async with luna() as first:
@@ -293,8 +310,12 @@ async def test_config_show() -> None:
     assert {setting["from"] for setting in shown} == {"default"}
     misspelt = await run("config", "show", LUNA_PROT="1")
     assert (misspelt.code, misspelt.error) == (0, "luna: LUNA_PROT is not a setting; did you mean LUNA_PORT?\n")
-    wrong = await run("config", "show", LUNA_PORT="x")
-    assert (wrong.code, wrong.error) == (2, "luna: --port / LUNA_PORT: 'x' is wrong: it must be a whole number\n")
+    wrong = await run("config", "show", LUNA_PORT="x", LUNA_GRPC_PORT="y")
+    words = "luna: --port / LUNA_PORT: 'x' is wrong: it must be a whole number\n"
+    assert (wrong.code, wrong.error) == (
+        2,
+        words + words.replace("port", "grpc-port").replace("PORT", "GRPC_PORT").replace("x", "y"),
+    )
 
 
 def test_what_others_wrote_cannot_command_a_terminal() -> None:
@@ -303,26 +324,35 @@ def test_what_others_wrote_cannot_command_a_terminal() -> None:
     assert cli_output.plain("\x1b]0;x\x07\r\n\u202e\x9b") == r"\x1b]0;x\x07\r\n\u202e\x9b"
 
 
-def commands(group: typer.core.TyperGroup, *path: str) -> dict[str, str]:
-    """Return the help of every command below a group."""
-    found: dict[str, str] = {}
+def commands(group: object, *path: str) -> dict[str, typer.core.TyperCommand]:
+    """Return every command below a group."""
+    assert isinstance(group, typer.core.TyperGroup)
+    found: dict[str, typer.core.TyperCommand] = {}
     for name, command in group.commands.items():
         if isinstance(command, typer.core.TyperGroup):
             found |= commands(command, *path, name)
         else:
-            found[" ".join((*path, name))] = command.help or ""
+            assert isinstance(command, typer.core.TyperCommand)
+            found[" ".join((*path, name))] = command
     return found
 
 
 def test_every_command_has_an_example_and_stands_in_the_page() -> None:
     """An example that begins with the command itself."""
-    group = get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
-    helps = commands(group)
-    for name, text in helps.items():
-        assert re.search(rf"Example: (\w+=\S+ )*luna {name}\b", text), name
+    found = commands(get_command(app))
+    for name, command in found.items():
+        assert re.search(rf"Example: (\w+=\S+ )*luna {name}\b", command.help or ""), name
     in_docs = re.findall(r"^\| `luna ([a-z ]+?)(?: [A-Z\[-].*?)?` \|", CLI, re.MULTILINE)
-    assert set(in_docs) == set(helps)
+    assert set(in_docs) == set(found)
+
+
+def test_a_flag_means_the_same_everywhere() -> None:
+    """Those of a connection are called as their variables, as those of luna serve are."""
+    in_docs = dict(re.findall(r"^\| `(LUNA_\w+)` \| `(--[\w-]+)` \|", CLI, re.MULTILINE))
+    asking = {parameter.envvar: parameter.opts for parameter in commands(get_command(app))["services"].params if parameter.envvar}
+    assert asking == {name: [name_of_flag] for name, name_of_flag in in_docs.items()}
+    for name, name_of_flag in in_docs.items():
+        assert name_of_flag == flag(name.removeprefix("LUNA_").lower())
 
 
 async def _register(server: Luna, instance_id: str) -> None:
