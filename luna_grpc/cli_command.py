@@ -12,10 +12,12 @@ from luna_grpc.config import flag, variable
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NOT_THERE: Final = 69
-"""EX_UNAVAILABLE of sysexits.h; the next one is its EX_NOPERM."""
+"""EX_UNAVAILABLE of sysexits.h; the next ones are its EX_TEMPFAIL and EX_NOPERM."""
+EXIT_TRY_LATER: Final = 75
 EXIT_NOT_ALLOWED: Final = 77
 EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 the registry refused it, 2 wrong flags, 69 no registry answers, 77 wrong credentials or not allowed."
+    "Exit codes: 0 done, 1 the registry refused it, 2 wrong flags, 69 no registry answers, 75 a limit is reached: try again later, "
+    "77 wrong credentials or not allowed."
 )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from luna_grpc import cli_output, drains
 from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail
-from luna_grpc.cli_connection import InstanceId, connected
+from luna_grpc.cli_connection import InstanceId, anonymous, connected
 from luna_grpc.cli_output import Output
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def deregister(registry: "Calls", instance_id: InstanceId) -> None:
     typer.echo(f"{instance_id} is deregistered")
 
 
-@app.command(epilog="Exit codes: 0 it serves, 1 it does not, is not there or does not answer.")
-@connected
+@app.command(epilog="Exit codes: 0 it serves, 1 it does not, is not there or does not answer, 2 wrong flags.")
+@anonymous
 def check(registry: "Calls") -> None:
     """Ask a registry whether it serves; needs no password.
 

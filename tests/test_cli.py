@@ -19,7 +19,7 @@ from luna_grpc.cli import app
 from luna_grpc.config import flag
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
-from pki import Pki
+from pki import Pki, issued
 from support import Luna, Stub, clean_environment, luna, settings_for_tests
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +124,7 @@ async def test_deregister(server: Running, stub: Stub) -> None:
 async def test_check(server: Running) -> None:
     """0 while it serves, without a password; 1 when it does not, and when there is none."""
     assert await run("check", server=server, LUNA_AUTH_PASSWORD="wrong") == Ended(0, "serving\n", "")
+    assert {"--auth-username", "--auth-password"} & set(flags_of("check")) == set()
     server.grpc.not_serving()
     assert (await run("check", server=server)).code == 1
     away = await run("check", "--address", "127.0.0.1:1")
@@ -146,6 +147,64 @@ async def test_how_commands_fail(server: Running, command: list[str]) -> None:
     assert (await run(*command, "--no-such-flag", server=server)).code == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--address", "localhost"], ["--address / LUNA_ADDRESS: the address 'localhost' is wrong: it must be host:port"]),
+        (["--address", "localhost:http"], ["--address / LUNA_ADDRESS: the address 'localhost:http' is wrong"]),
+        (["--tls-ca", "nope"], ["--tls-ca / LUNA_TLS_CA: nope cannot be read: No such file or directory"]),
+        (["--tls-ca", str(ROOT / "README.md")], ["--tls-ca / LUNA_TLS_CA: ", "README.md holds no certificate in PEM"]),
+        (
+            ["--tls-client-cert", "nope", "--tls-client-key", "nope"],
+            ["--tls-client-cert / LUNA_TLS_CLIENT_CERT: nope cannot be read"],
+        ),
+        (["--tls-client-cert", __file__], ["--tls-client-key / LUNA_TLS_CLIENT_KEY: it is missing: --tls-client-cert is given"]),
+        (["--tls-client-key", __file__], ["--tls-client-cert / LUNA_TLS_CLIENT_CERT: it is missing: --tls-client-key is given"]),
+        (
+            ["--tls-client-cert", __file__, "--tls-client-key", __file__],
+            ["--tls-client-cert / LUNA_TLS_CLIENT_CERT: ", "are no certificate and its key in PEM"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["services"], ["check"], ["register", ID]], ids=lambda command: command[0])
+async def test_wrong_flags_of_a_connection(command: list[str], flags: list[str], words: list[str]) -> None:
+    """2, with the flag and its variable, and what is wrong; before anything is sent."""
+    done = await run(*command, *flags)
+    assert (done.code, done.out) == (2, "")
+    assert all(word in done.error for word in words), done.error
+
+
+async def test_a_variable_that_is_wrong() -> None:
+    """As the flag."""
+    done = await run("services", LUNA_ADDRESS="localhost")
+    assert (done.code, "--address / LUNA_ADDRESS: the address 'localhost' is wrong" in done.error) == (2, True)
+
+
+async def test_a_key_with_a_password(tmp_path: Path) -> None:
+    """Is refused without asking for it: nobody may be there to answer."""
+    pair = issued(Pki(tmp_path).ca, password=b"secret")
+    for name, content in {"ci.pem": pair.cert, "ci.key": pair.key}.items():
+        Pki.write(tmp_path / name, content)
+    done = await run("services", "--tls-client-cert", str(tmp_path / "ci.pem"), "--tls-client-key", str(tmp_path / "ci.key"))
+    assert (done.code, "ci.key are no certificate and its key in PEM, without a password" in done.error) == (2, True)
+
+
+async def test_a_limit_that_is_reached() -> None:
+    """75: whoever tries again later may find room; the message names the limit."""
+    async with running(settings_for_tests(max_instances=1, max_watchers=1)) as server:
+        holding = await start("register", "a:localhost:1", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
+        await _line(holding)
+        full = await run("register", ID, server=server)
+        assert (full.code, full.error.splitlines()[-1].startswith("luna: 1 instances are registered, the most")) == (75, True)
+        watching = await start("watch", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
+        await _line(watching)
+        refused = await run("watch", server=server)
+        assert (refused.code, refused.error.startswith("luna: 1 watches are open already, the most")) == (75, True)
+        for process in (holding, watching):
+            process.kill()
+            await process.communicate()
+
+
 async def test_the_port_of_the_other_door(server: Running) -> None:
     """Is told from a registry that is not there."""
     done = await run("services", "--address", f"127.0.0.1:{server.rest_port}")
@@ -158,9 +217,6 @@ async def test_tls(tmp_path: Path) -> None:
     pki.ca.cert_pem.write_to_path(ca)
     async with running(settings_for_tests(**pki.flags())) as server:
         assert (await run("services", "--tls-ca", str(ca), server=server)).code == 0
-        assert (await run("services", "--tls-ca", str(tmp_path / "none"), server=server)).error == (
-            f"luna: the file of TLS '{tmp_path / 'none'}' cannot be read: No such file or directory\n"
-        )
         plain = await run("services", server=server)
         assert (plain.code, ", without TLS" in plain.error, "it may want TLS" in plain.error) == (69, True, True)
         assert "name the file of its CA" in (await run("services", "--tls", server=server)).error
@@ -322,6 +378,11 @@ def test_what_others_wrote_cannot_command_a_terminal() -> None:
     """Not by escapes, line breaks or the order of letters."""
     assert cli_output.plain("ok ä 語") == "ok ä 語"
     assert cli_output.plain("\x1b]0;x\x07\r\n\u202e\x9b") == r"\x1b]0;x\x07\r\n\u202e\x9b"
+
+
+def flags_of(command: str) -> list[str]:
+    """Return the flags of a command."""
+    return [name for parameter in commands(get_command(app))[command].params for name in parameter.opts]
 
 
 def commands(group: object, *path: str) -> dict[str, typer.core.TyperCommand]:

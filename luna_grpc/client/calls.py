@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from luna_grpc.client import errors
 from luna_grpc.client.endpoint import Endpoint
-from luna_grpc.client.errors import ClientError, UnavailableError
+from luna_grpc.client.errors import ClientError, LimitError, UnavailableError
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 
@@ -133,6 +133,8 @@ class Calls:
         final = errors.final(code.value[0], details)
         if isinstance(final, errors.CredentialsError | errors.NotAllowedError):
             return final
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return LimitError(details)
         return RefusedError(details or code.name)
 
 
