@@ -40,8 +40,13 @@ def wrong(name: str, message: object) -> typer.BadParameter:
     return typer.BadParameter(str(message), param_hint=f"{flag(name)} / {variable(name)}")
 
 
+def tell(line: object) -> None:
+    """Say something to the person at the terminal, without disturbing what goes to stdout."""
+    typer.echo(f"luna: {plain(str(line))}", err=True)
+
+
 def fail(*lines: object, code: int) -> NoReturn:
-    """End the program with what is wrong on stderr: most often one line."""
+    """End the program with what is wrong: most often one line."""
     for line in lines:
-        typer.echo(f"luna: {plain(str(line))}", err=True)
+        tell(line)
     raise typer.Exit(code)

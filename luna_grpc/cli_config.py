@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from luna_grpc import cli_output
-from luna_grpc.cli_command import EXIT_USAGE, fail
+from luna_grpc.cli_command import EXIT_USAGE, fail, tell
 from luna_grpc.cli_output import Output
 from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
 
@@ -24,7 +24,7 @@ def show(*, output: Annotated[Output, typer.Option("-o", "--output", help="table
     except ConfigError as error:
         fail(*str(error).splitlines(), code=EXIT_USAGE)
     for warning in warnings(os.environ):
-        typer.echo(f"luna: {warning}", err=True)
+        tell(warning)
     rows = [_row(settings, name) for name in Settings.model_fields]
     if output is Output.JSON:
         cli_output.as_json([dict(zip(("variable", "flag", "value", "from", "meaning"), row, strict=True)) for row in rows])

@@ -1,5 +1,6 @@
 """`luna register`: keeps an instance registered, most often for as long as a command runs."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail
+from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail, tell
 from luna_grpc.cli_connection import InstanceId, aimed
-from luna_grpc.cli_output import plain
 
 if TYPE_CHECKING:
     from luna_grpc.client import ClientError
@@ -55,6 +55,7 @@ def register(
     from luna_grpc.client import Registration  # noqa: PLC0415 - gRPC takes a while
 
     signals = Signals()
+    logging.getLogger("luna_grpc.client").addHandler(_Told())
     registration = Registration(
         instance_id,
         url=url,
@@ -71,12 +72,19 @@ def register(
     )
     with registration:
         signals.keep()
-        if command:
-            code = _run(command, signals)
-        else:
-            typer.echo(f"{instance_id} is registered; Ctrl-C ends it")
-            code = signals.wait()
+        shown = f"luna services {name or instance_id.partition(':')[0]} shows it"
+        tell(f"{instance_id} is registered at {registry.address}: {shown}{'' if command else ', Ctrl-C ends it'}")
+        code = _run(command, signals) if command else signals.wait()
     raise typer.Exit(code)
+
+
+class _Told(logging.Handler):
+    """Shows what the SDK logs: while the registry is away, why."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record as everything else is said; it tells of a warning or worse."""
+        for line in self.format(record).splitlines():
+            tell(line)
 
 
 class Signals:
@@ -117,7 +125,7 @@ class Signals:
 
     def lost(self, error: "ClientError") -> None:
         """Say that the registration has ended for good; a command goes on without it."""
-        typer.echo(f"luna: {plain(str(error))}", err=True)
+        tell(error)
         self._code = EXIT_REFUSED
         self._over.set()
 

@@ -3,14 +3,14 @@
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
 from luna_grpc import cli_output, drains
-from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail
+from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail, tell
 from luna_grpc.cli_connection import InstanceId, anonymous, connected
 from luna_grpc.cli_output import Output
 
@@ -176,21 +176,30 @@ def watch(
 
     Example: luna watch orders -o json
     """
+    for event in _events(registry, tuple(names or ())):
+        cli_output.as_json_line(event) if output is Output.JSON else typer.echo(_line(event))
+
+
+def _events(registry: "Calls", names: tuple[str, ...]) -> Iterator[Json]:
+    """Yield what there is and what changes, for ever."""
     from luna_grpc.client import UnavailableError  # noqa: PLC0415 - gRPC takes a while
     from luna_grpc.client.calls import as_json  # noqa: PLC0415 - see above
 
-    token = ""
+    token, connected = "", False
     while True:
         try:
-            for answer in registry.watch(tuple(names or ()), token):
+            for answer in registry.watch(names, token):
+                if not connected:
+                    tell(f"connected: what there is of {', '.join(names) or 'all services'}, and then every change, until Ctrl-C")
+                    connected = True
                 token = answer.resume_token or token
-                for event in answer.events:
-                    told = as_json(event)
-                    cli_output.as_json_line(told) if output is Output.JSON else typer.echo(_line(told))
+                yield from map(as_json, answer.events)
         except UnavailableError as error:
             if not token:
                 raise
-            typer.echo(f"luna: {error}; trying again", err=True)
+            if connected:
+                tell(f"{error}; trying again")
+                connected = False
         time.sleep(random.uniform(0, AGAIN_AFTER))  # noqa: S311 - so that not all come back at once
 
 

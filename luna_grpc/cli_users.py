@@ -8,7 +8,7 @@ import typer
 
 from luna_grpc import users
 from luna_grpc.access import Role
-from luna_grpc.cli_command import EXIT_REFUSED, fail
+from luna_grpc.cli_command import EXIT_REFUSED, fail, tell
 from luna_grpc.config import variable
 
 SHORT_PASSWORD: Final = 8
@@ -52,10 +52,7 @@ def add(
     except users.UsersFileError as error:
         fail(error, code=EXIT_REFUSED)
     if len(password) < SHORT_PASSWORD:
-        typer.echo(
-            f"luna: the password is shorter than {SHORT_PASSWORD} characters and easy to guess: set a longer one with --replace",
-            err=True,
-        )
+        tell(f"the password is shorter than {SHORT_PASSWORD} characters and easy to guess: set a longer one with --replace")
     typer.echo(f"{name} is now a {role.value} in {file}. {RELOAD}")
 
 

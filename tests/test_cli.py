@@ -193,7 +193,7 @@ async def test_a_limit_that_is_reached() -> None:
     """75: whoever tries again later may find room; the message names the limit."""
     async with running(settings_for_tests(max_instances=1, max_watchers=1)) as server:
         holding = await start("register", "a:localhost:1", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
-        await _line(holding)
+        await _said(holding)
         full = await run("register", ID, server=server)
         assert (full.code, full.error.splitlines()[-1].startswith("luna: 1 instances are registered, the most")) == (75, True)
         watching = await start("watch", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
@@ -239,15 +239,18 @@ async def test_a_certificate_to_show(tmp_path: Path) -> None:
 
 
 async def test_watch_tells_what_there_is_and_what_changes_over_a_restart() -> None:
-    """As lines, at once; it goes on with the next registry at that address; Ctrl-C ends it without a word."""
+    """As lines, at once; it goes on with the next registry at that address; Ctrl-C ends it. Stderr has how it is connected."""
     async with luna() as first:
         watching = await start("watch", "orders", LUNA_ADDRESS=first.grpc)
         assert watching.stdout is not None
         await _register(first, ID)
         assert (await _line(watching)).endswith(f" orders {ID} OK REPORTED")
         port = first.grpc.rpartition(":")[2]
+        assert await _said(watching) == "luna: connected: what there is of orders, and then every change, until Ctrl-C"
         assert await first.stop() == 0
+    assert re.fullmatch(r"luna: no registry answers at .*; trying again", await _said(watching))
     async with luna("--grpc-port", port) as second:
+        assert (await _said(watching)).startswith("luna: connected")
         await _register(second, "orders:localhost:9")
         while not (await _line(watching)).endswith(" orders orders:localhost:9 OK REPORTED"):
             pass
@@ -258,9 +261,10 @@ async def test_watch_tells_what_there_is_and_what_changes_over_a_restart() -> No
 
 
 async def test_watch_as_json(server: Running, stub: Stub) -> None:
-    """One event a line."""
-    await register(stub, ID)
+    """One event a line, and nothing else; on stderr that it waits, also when there is nothing yet."""
     watching = await start("watch", "-o", "json", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
+    assert await _said(watching) == "luna: connected: what there is of all services, and then every change, until Ctrl-C"
+    await register(stub, ID)
     event = json.loads(await _line(watching))
     assert (event["type"], event["instance"]["instanceId"]) == ("EVENT_TYPE_UPSERTED", ID)
     await stub.Deregister(pb.DeregisterRequest(instance_id=ID))
@@ -274,7 +278,7 @@ async def test_register_for_as_long_as_a_command_runs(server: Running) -> None:
     store, flags = server.registry.store, ["--version", "1.4", "--weight", "7", "--metadata", "zone=eu", "--url", "https://a/"]
     command = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.readline(); sys.exit(7)"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "luna_grpc", "register", ID, *flags, "--", *command, stdin=PIPE, stdout=PIPE,
+        sys.executable, "-m", "luna_grpc", "register", ID, *flags, "--", *command, stdin=PIPE, stdout=PIPE, stderr=PIPE,
         env={**clean_environment(), "LUNA_ADDRESS": f"127.0.0.1:{server.grpc_port}"},
     )  # fmt: skip
     assert await _line(process) == "ready"
@@ -288,8 +292,9 @@ async def test_register_for_as_long_as_a_command_runs(server: Running) -> None:
         "https://a/",
         {"zone": "eu"},
     )
-    await asyncio.wait_for(process.communicate(b"\n"), 30)
+    out, error = await asyncio.wait_for(process.communicate(b"\n"), 30)
     assert (process.returncode, store.get(ID)) == (7, None)
+    assert (out, error.decode()) == (b"", _registered(server) + "\n")  # on stdout is what the command says, and nothing else
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
@@ -329,12 +334,12 @@ async def test_a_second_signal_ends_register_whatever_the_registry_does() -> Non
 async def test_register_without_a_command(server: Running, stub: Stub) -> None:
     """Until a signal; or until another process takes the id over, which it says."""
     process = await start("register", ID, LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
-    assert await _line(process) == f"{ID} is registered; Ctrl-C ends it"
+    assert await _said(process) == _registered(server) + ", Ctrl-C ends it"
     process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, server.registry.store.get(ID)) == (0, None)
     process = await start("register", ID, LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
-    await _line(process)
+    await _said(process)
     await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID), replace=True))
     _, error = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
@@ -345,7 +350,7 @@ async def test_register_without_a_command(server: Running, stub: Stub) -> None:
 async def test_register_that_cannot(server: Running) -> None:
     """No such command, one that is no program, no registry, a label that is none, an id that is none: each with its code."""
     ended = await run("register", ID, "--", "no-such-command", server=server)
-    assert (ended.code, ended.error) == (127, "luna: there is no command no-such-command\n")
+    assert (ended.code, ended.error) == (127, f"{_registered(server)}\nluna: there is no command no-such-command\n")
     assert (await run("register", ID, "--", str(ROOT / "README.md"), server=server)).code == 126
     assert server.registry.store.count() == 0
     assert (await run("register", "nonsense", server=server)).code == 1
@@ -431,6 +436,15 @@ async def _caller(door: socket.socket) -> socket.socket:
     return (await asyncio.wait_for(asyncio.get_running_loop().sock_accept(door), 30))[0]
 
 
+def _registered(server: Running) -> str:
+    return f"luna: {ID} is registered at 127.0.0.1:{server.grpc_port}: luna services orders shows it"
+
+
 async def _line(process: Process) -> str:
     assert process.stdout is not None
     return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().rstrip("\n")
+
+
+async def _said(process: Process) -> str:
+    assert process.stderr is not None
+    return (await asyncio.wait_for(process.stderr.readline(), 30)).decode().rstrip("\n")
