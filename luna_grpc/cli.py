@@ -9,12 +9,13 @@ import typer
 from pydantic.fields import FieldInfo
 
 from luna_grpc import __version__, cli_config, cli_register, cli_registry, cli_users
-from luna_grpc.cli_command import EXIT_USAGE, fail, option, with_parameters
+from luna_grpc.cli_command import EXIT_USAGE, Commands, fail, option, with_parameters
 from luna_grpc.config import ConfigError, Settings, load, variable, warnings
 
 EXIT_CANNOT_START: Final = 1
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut long flags off at 80 columns

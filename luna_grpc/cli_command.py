@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from luna_grpc.cli_output import plain
-from luna_grpc.config import flag, variable
+from luna_grpc.config import flag, in_words, variable
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
@@ -19,6 +21,19 @@ EXIT_CODES: Final = (
     "Exit codes: 0 done, 1 the registry refused it, 2 wrong flags, 69 no registry answers, 75 a limit is reached: try again later, "
     "77 wrong credentials or not allowed."
 )
+
+
+class Commands(TyperGroup):
+    """All commands: what is wrong with a flag is said as luna serve says it."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the class of typer is not public
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = in_words(error.__cause__.errors()[0])
+            raise
 
 
 def option(name: str, kind: Any, default: object = None, **settings: Any) -> inspect.Parameter:  # noqa: ANN401 - those of typer.Option

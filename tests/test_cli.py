@@ -178,6 +178,24 @@ async def test_a_variable_that_is_wrong() -> None:
     """As the flag."""
     done = await run("services", LUNA_ADDRESS="localhost")
     assert (done.code, "--address / LUNA_ADDRESS: the address 'localhost' is wrong" in done.error) == (2, True)
+    done = await run("services", LUNA_TLS="maybe")
+    assert (done.code, done.error.endswith(" '--tls' (env var: 'LUNA_TLS'): it must be 1 or 0\n")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["services", "-o", "yaml"], "'--output': 'yaml' is not one of 'table', 'wide', 'json'"),
+        (["register", ID, "--weight", "heavy"], "'--weight': it must be a whole number"),
+        (["register", ID, "--weight", "-1"], "'--weight': the least is 0"),
+        (["register", ID, "--metadata", "zone"], "--metadata: 'zone' is not key=value"),
+        (["instances", "drain", ID, "--for", "5"], "'--for': '5' is not a time; write for example 90s, 15m, 2h or 7d"),
+    ],
+)
+async def test_wrong_values_of_flags(command: list[str], words: str) -> None:
+    """2, in words for people, as luna serve says it."""
+    done = await run(*command)
+    assert (done.code, done.out, done.error.endswith(f"{words}\n")) == (2, "", True), done.error
 
 
 async def test_a_key_with_a_password(tmp_path: Path) -> None:
