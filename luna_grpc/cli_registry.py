@@ -13,6 +13,7 @@ from luna_grpc import cli_output, drains
 from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail, tell
 from luna_grpc.cli_connection import InstanceId, anonymous, connected
 from luna_grpc.cli_output import Output
+from luna_grpc.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from luna_grpc.client.calls import Calls
@@ -28,13 +29,16 @@ Format = Annotated[Output, typer.Option("-o", "--output", help="table, wide (wit
 
 
 def _seconds(text: str | float) -> float:
-    """Read a span of time as people write it."""
+    """Read for how long to drain, as people write it."""
     if isinstance(text, float):
         return text
     found = _TIME.fullmatch(text)
     if not found:
         raise typer.BadParameter(f"{text!r} is not a time; write for example 90s, 15m, 2h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
+    try:
+        return drains.checked(int(found[1]) * _UNITS[found[2]])
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(error.message) from None
 
 
 app = typer.Typer()

@@ -6,7 +6,9 @@ import re
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,8 @@ import pytest
 import typer
 from typer.main import get_command
 
-from luna_grpc import cli_output
+from luna_grpc import cli_output, users
+from luna_grpc.access import Role
 from luna_grpc.cli import app
 from luna_grpc.config import flag
 from luna_grpc.serve import Running, running
@@ -121,6 +124,63 @@ async def test_deregister(server: Running, stub: Stub) -> None:
     assert (again.code, again.error) == (1, f"luna: {ID} is not registered\n")
 
 
+async def test_all_instances(server: Running, stub: Stub) -> None:
+    """Of all services, as a table and as JSON; none at all is an empty list."""
+    assert (await run("instances", "list", "-o", "json", server=server)).out == "[]\n"
+    await register(stub, ID, version="1.4")
+    await register(stub, "stock:localhost:9000")
+    table = await run("instances", "list", server=server)
+    header, *lines = table.out.splitlines()
+    assert header.split() == ["ID", "STATUS", "REASON", "LAST", "HEARTBEAT", "URL"]
+    assert [line.split()[:3] for line in lines] == [[ID, "OK", "REPORTED"], ["stock:localhost:9000", "OK", "REPORTED"]]
+    found = json.loads((await run("instances", "list", "-o", "json", server=server)).out)
+    assert [(instance["instanceId"], instance["version"]) for instance in found] == [(ID, "1.4"), ("stock:localhost:9000", "")]
+    assert found[0] == json.loads((await run("instances", "get", ID, "-o", "json", server=server)).out)
+
+
+@pytest.mark.parametrize(("flags", "seconds"), [(["--for", "15m"], 900), (["--for", "2h"], 7200), ([], 3600)])
+async def test_drain_and_undrain(server: Running, stub: Stub, flags: list[str], seconds: int) -> None:
+    """DOWN for so long, an hour unless told, and says until when; then back as it reports itself."""
+    await register(stub, ID)
+    before = time.time()
+    done = await run("instances", "drain", ID, *flags, server=server)
+    after = time.time()
+    said = re.fullmatch(rf"{ID} is drained until ([\d-]+ [\d:]+) \S+; luna instances undrain {ID} ends that\n", done.out)
+    assert said, done
+    until = datetime.fromisoformat(said[1]).astimezone().timestamp()
+    assert before + seconds - 1 <= until <= after + seconds
+    assert re.search(rf"^{ID} +DOWN +DRAINED ", (await run("services", "orders", server=server)).out, re.MULTILINE)
+    assert await run("instances", "undrain", ID, server=server) == Ended(0, f"{ID} is not drained and is OK\n", "")
+    assert re.search(rf"^{ID} +OK +REPORTED ", (await run("services", "orders", server=server)).out, re.MULTILINE)
+    assert await run("instances", "undrain", ID, server=server) == Ended(0, f"{ID} is not drained and is OK\n", "")
+
+
+async def test_a_drain_is_of_an_id(server: Running, stub: Stub) -> None:
+    """It ends although the instance has gone meanwhile; an id that was never registered is not drained."""
+    await register(stub, ID)
+    assert (await run("instances", "drain", ID, server=server)).code == 0
+    await stub.Deregister(pb.DeregisterRequest(instance_id=ID))
+    assert await run("instances", "undrain", ID, server=server) == Ended(0, f"{ID} is not drained and is not registered\n", "")
+    unknown = await run("instances", "drain", "nobody:localhost:1", server=server)
+    assert (unknown.code, unknown.error) == (1, "luna: nobody:localhost:1 is not registered\n")
+
+
+async def test_only_an_admin_drains(tmp_path: Path) -> None:
+    """A writer is told that it may not."""
+    file = str(tmp_path / "users.toml")
+    users.add(file, "ci", role=Role.WRITER, prefixes=(), password="long enough")
+    async with running(settings_for_tests(users_file=file, auth_password="secret")) as server:
+        writer = {"LUNA_AUTH_USERNAME": "ci", "LUNA_AUTH_PASSWORD": "long enough"}
+        for command in (["drain", ID], ["undrain", ID]):
+            refused = await run("instances", *command, server=server, **writer)
+            assert (refused.code, refused.out, "'ci' has the role writer; this takes the role admin" in refused.error) == (
+                77,
+                "",
+                True,
+            )
+        assert (await run("instances", "list", server=server, **writer)).code == 0
+
+
 async def test_check(server: Running) -> None:
     """0 while it serves, without a password; 1 when it does not, and when there is none."""
     assert await run("check", server=server, LUNA_AUTH_PASSWORD="wrong") == Ended(0, "serving\n", "")
@@ -190,6 +250,12 @@ async def test_a_variable_that_is_wrong() -> None:
         (["register", ID, "--weight", "-1"], "'--weight': the least is 0"),
         (["register", ID, "--metadata", "zone"], "--metadata: 'zone' is not key=value"),
         (["instances", "drain", ID, "--for", "5"], "'--for': '5' is not a time; write for example 90s, 15m, 2h or 7d"),
+        (["instances", "drain", ID, "--for", "-5m"], "'--for': '-5m' is not a time; write for example 90s, 15m, 2h or 7d"),
+        (
+            ["instances", "drain", ID, "--for", "0s"],
+            "'--for': duration is 0 s; a drain lasts at least 1 s and at most 2592000 s (30 days)",
+        ),
+        (["instances", "drain", ID, "--for", "31d"], "a drain lasts at least 1 s and at most 2592000 s (30 days)"),
     ],
 )
 async def test_wrong_values_of_flags(command: list[str], words: str) -> None:

@@ -45,6 +45,12 @@ def test_every_setting_stands_in_operations_with_its_default() -> None:
             assert default == (f"`{field.default}`" if field.default != "" else "none")
 
 
+def test_other_ports_are_told_to_those_who_ask() -> None:
+    """The README moves the gRPC port, and says where clients look for it then."""
+    [port] = re.findall(r"make run .*LUNA_GRPC_PORT=(\d+)", README)
+    assert f"export LUNA_ADDRESS=127.0.0.1:{port}" in README
+
+
 def test_every_route_stands_in_the_api(server: Running) -> None:
     """And no route that does not exist."""
     routes = {
