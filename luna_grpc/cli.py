@@ -9,7 +9,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from luna_grpc import __version__, cli_config, cli_register, cli_registry, cli_users
-from luna_grpc.cli_command import EXIT_USAGE, Commands, fail, option, with_parameters
+from luna_grpc.cli_command import EXIT_USAGE, Commands, fail, option, quiet_grpc, with_parameters
 from luna_grpc.config import ConfigError, Settings, load, variable, warnings
 
 EXIT_CANNOT_START: Final = 1
@@ -45,8 +45,7 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
 
     Example: luna serve --port 4000 --grpc-port 50051
     """
-    # gRPC's core writes to stderr on its own, and not as JSON; what it has to say comes as errors too.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    quiet_grpc()
     from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
     from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
     from luna_grpc.stateopen import StateFileError  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """What all commands have in common: their exit codes, flags that are made from a table, and how they fail."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, NoReturn
 
@@ -53,6 +54,11 @@ def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.P
 def wrong(name: str, message: object) -> typer.BadParameter:
     """Return the error that a flag or its variable is wrong."""
     return typer.BadParameter(str(message), param_hint=f"{flag(name)} / {variable(name)}")
+
+
+def quiet_grpc() -> None:
+    """Keep gRPC's core, before it is imported, from writing to stderr: what it has to say comes as errors too."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def tell(line: object) -> None:

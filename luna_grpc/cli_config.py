@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="The settings of luna serve.")
 
 @app.command(epilog="Exit codes: 0 all settings are right, 2 one is wrong.")
 def show(*, output: Annotated[Output, typer.Option("-o", "--output", help="table, wide or json.")] = Output.TABLE) -> None:
-    """Show the settings that luna serve would run with here, without flags of its own, and where each value comes from.
+    """Show each setting and where it comes from.
+
+    These are what luna serve would run with here, without flags of its own.
 
     Example: LUNA_PORT=8080 luna config show
     """

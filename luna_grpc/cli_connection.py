@@ -18,6 +18,7 @@ from luna_grpc.cli_command import (
     EXIT_TRY_LATER,
     fail,
     option,
+    quiet_grpc,
     with_parameters,
     wrong,
 )
@@ -32,21 +33,21 @@ InstanceId = Annotated[
 ]
 
 
-def _option(name: str, meaning: str, default: str = "") -> inspect.Parameter:
-    return option(name, str, default, envvar=variable(name), help=meaning)
+def _option(name: str, metavar: str, meaning: str, default: str = "") -> inspect.Parameter:
+    return option(name, str, default, envvar=variable(name), help=meaning, metavar=metavar)
 
 
 # Where the registry is, and who asks; see `luna_grpc.client.endpoint.Endpoint`.
 _REGISTRY: Final = (
-    _option("address", "The registry's gRPC door, as host:port.", "127.0.0.1:50051"),
-    option("tls", bool, default=False, envvar=variable("tls"), help="The registry has TLS."),
-    _option("tls_ca", "File with the CA of its certificate, in PEM; implies --tls."),
-    _option("tls_client_cert", "File with a certificate to show, in PEM; implies --tls."),
-    _option("tls_client_key", "File with its key, in PEM."),
+    _option("address", "HOST:PORT", "The registry's gRPC door.", "127.0.0.1:50051"),
+    option("tls", bool, default=False, envvar=variable("tls"), help="The registry has TLS, and the system trusts its CA."),
+    _option("tls_ca", "FILE", "File with the CA of its certificate, in PEM; implies --tls."),
+    _option("tls_client_cert", "FILE", "File with a certificate to show, in PEM; implies --tls."),
+    _option("tls_client_key", "FILE", "File with its key, in PEM."),
 )
 _USER: Final = (
-    _option("auth_username", "Who asks; admin, or whom the certificate names."),
-    _option("auth_password", "Better in the variable: others on the machine can see flags."),
+    _option("auth_username", "NAME", "Who asks; admin, or whom the certificate names."),
+    _option("auth_password", "TEXT", "Better in the variable: others on the machine can see flags."),
 )
 
 
@@ -75,6 +76,7 @@ def _flagged(
 ) -> Callable[..., None]:
     @wraps(command)
     def run(**values: Any) -> None:  # noqa: ANN401 - those of the command, and the flags
+        quiet_grpc()
         given = {flag.name: values.pop(flag.name) for flag in flags}
         with made(given) as first:
             command(first, **values)

@@ -1,6 +1,7 @@
 """`luna register`: keeps an instance registered, most often for as long as a command runs."""
 
 import logging
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail, tell
 from luna_grpc.cli_connection import InstanceId, aimed
+from luna_grpc.model import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from luna_grpc.client import ClientError
@@ -39,16 +41,19 @@ def register(
         list[str] | None, typer.Argument(help="Behind --: what is to run meanwhile.", show_default=False, metavar="COMMAND")
     ] = None,
     *,
-    url: Annotated[str, typer.Option(help="Where it can be reached; by default http://domain:port/.")] = "",
-    name: Annotated[str, typer.Option(help="Its service; by default the serviceName of the id.")] = "",
-    version: Annotated[str, typer.Option(help="Its version.")] = "",
-    description: Annotated[str, typer.Option(help="What it does.")] = "",
-    weight: Annotated[int, typer.Option(min=0, help="Its share of the requests; 0: not told.")] = 0,
+    url: Annotated[str, typer.Option(help="Where it can be reached; by default http://domain:port/.", metavar="URL")] = "",
+    name: Annotated[str, typer.Option(help="Its service; by default the serviceName of the id.", metavar="NAME")] = "",
+    version: Annotated[str, typer.Option(help="Its version.", metavar="TEXT")] = "",
+    description: Annotated[str, typer.Option(help="What it does.", metavar="TEXT")] = "",
+    weight: Annotated[
+        int, typer.Option(min=0, max=MAX_WEIGHT, help="Its share of the requests; 0: not told.", metavar="NUMBER")
+    ] = 0,
     metadata: Annotated[list[str] | None, typer.Option(help="A label, as key=value; can be repeated.", metavar="KEY=VALUE")] = None,
 ) -> None:
-    """Register an instance and keep it alive for as long as a command runs, or until Ctrl-C or SIGTERM.
+    """Keep an instance registered.
 
-    The command gets the signals; its exit code is passed on. It goes on when the registry is away or another process takes the id.
+    It is for as long as a command runs, or without one until Ctrl-C or SIGTERM. The command gets the signals; its exit code is
+    passed on. It goes on when the registry is away or another process takes the id.
 
     Example: luna register orders:localhost:8080 --version 1.4 -- ./orders --port 8080
     """
@@ -72,7 +77,7 @@ def register(
     )
     with registration:
         signals.keep()
-        shown = f"luna services {name or instance_id.partition(':')[0]} shows it"
+        shown = f"luna services {shlex.quote(name or instance_id.partition(':')[0])} shows it"
         tell(f"{instance_id} is registered at {registry.address}: {shown}{'' if command else ', Ctrl-C ends it'}")
         code = _run(command, signals) if command else signals.wait()
     raise typer.Exit(code)

@@ -41,8 +41,15 @@ def _seconds(text: str | float) -> float:
         raise typer.BadParameter(error.message) from None
 
 
+Span = Annotated[
+    float,
+    typer.Option(
+        "--for", parser=_seconds, help="For how long, at most 30d; an hour (1h) unless told.", metavar="TIME", show_default=False
+    ),
+]
+
 app = typer.Typer()
-instances = typer.Typer(no_args_is_help=True, help="The instances of a running registry: look at them, take them out of service.")
+instances = typer.Typer(no_args_is_help=True, help="Look at instances, take some out of service.")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -53,7 +60,7 @@ def services(
     *,
     output: Format = Output.TABLE,
 ) -> None:
-    """List the services of a running registry, or the instances of one.
+    """List services, or the instances of one.
 
     Example: luna services orders -o wide
     """
@@ -111,13 +118,11 @@ def drain(
     registry: "Calls",
     instance_id: InstanceId,
     *,
-    duration: Annotated[
-        float, typer.Option("--for", parser=_seconds, help="For how long: 90s, 15m, 2h, 7d; at most 30d.", metavar="TIME")
-    ] = drains.DEFAULT,
+    duration: Span = drains.DEFAULT,
 ) -> None:
-    """Take an instance out of service for a time: it is DOWN for everyone, while it goes on sending heartbeats.
+    """Take an instance out of service for a time.
 
-    It lasts for an hour unless you say otherwise, also when the instance is registered anew, and takes the role admin.
+    It is DOWN for everyone, while it goes on sending heartbeats; also when it is registered anew. This takes the role admin.
 
     Example: luna instances drain orders:localhost:8080 --for 15m
     """
@@ -128,7 +133,9 @@ def drain(
 @instances.command(epilog=EXIT_CODES)
 @connected
 def undrain(registry: "Calls", instance_id: InstanceId) -> None:
-    """Put a drained instance back into service before its time.
+    """Put a drained instance back into service.
+
+    It would come back by itself when its time is over.
 
     Example: luna instances undrain orders:localhost:8080
     """
@@ -142,7 +149,9 @@ def undrain(registry: "Calls", instance_id: InstanceId) -> None:
 @app.command(epilog=EXIT_CODES)
 @connected
 def deregister(registry: "Calls", instance_id: InstanceId) -> None:
-    """Remove an instance at once. A client that is alive registers it again.
+    """Remove an instance at once.
+
+    A client that is alive registers it again.
 
     Example: luna deregister orders:localhost:8080
     """
@@ -153,7 +162,9 @@ def deregister(registry: "Calls", instance_id: InstanceId) -> None:
 @app.command(epilog="Exit codes: 0 it serves, 1 it does not, is not there or does not answer, 2 wrong flags.")
 @anonymous
 def check(registry: "Calls") -> None:
-    """Ask a registry whether it serves; needs no password.
+    """Ask a registry whether it serves.
+
+    It needs no password.
 
     Example: luna check --address registry.internal:50051
     """
@@ -176,7 +187,9 @@ def watch(
     *,
     output: Format = Output.TABLE,
 ) -> None:
-    """Show what there is, and then every change, until Ctrl-C; while the registry is away it tries again.
+    """Show what there is, then every change.
+
+    It ends with Ctrl-C; while the registry is away it tries again.
 
     Example: luna watch orders -o json
     """

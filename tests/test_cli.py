@@ -248,6 +248,7 @@ async def test_a_variable_that_is_wrong() -> None:
         (["services", "-o", "yaml"], "'--output': 'yaml' is not one of 'table', 'wide', 'json'"),
         (["register", ID, "--weight", "heavy"], "'--weight': it must be a whole number"),
         (["register", ID, "--weight", "-1"], "'--weight': the least is 0"),
+        (["register", ID, "--weight", "99999999999"], "'--weight': the most is 4294967295"),
         (["register", ID, "--metadata", "zone"], "--metadata: 'zone' is not key=value"),
         (["instances", "drain", ID, "--for", "5"], "'--for': '5' is not a time; write for example 90s, 15m, 2h or 7d"),
         (["instances", "drain", ID, "--for", "-5m"], "'--for': '-5m' is not a time; write for example 90s, 15m, 2h or 7d"),
@@ -303,7 +304,8 @@ async def test_tls(tmp_path: Path) -> None:
         assert (await run("services", "--tls-ca", str(ca), server=server)).code == 0
         plain = await run("services", server=server)
         assert (plain.code, ", without TLS" in plain.error, "it may want TLS" in plain.error) == (69, True, True)
-        assert "name the file of its CA" in (await run("services", "--tls", server=server)).error
+        untrusted = await run("services", "--tls", server=server)
+        assert ("name the file of its CA" in untrusted.error, untrusted.error.count("\n")) == (True, 1)
 
 
 async def test_a_certificate_to_show(tmp_path: Path) -> None:
@@ -494,6 +496,16 @@ def test_every_command_has_an_example_and_stands_in_the_page() -> None:
         assert re.search(rf"Example: (\w+=\S+ )*luna {name}\b", command.help or ""), name
     in_docs = re.findall(r"^\| `luna ([a-z ]+?)(?: [A-Z\[-].*?)?` \|", CLI, re.MULTILINE)
     assert set(in_docs) == set(found)
+
+
+@pytest.mark.parametrize("group", [[], ["instances"], ["user"], ["config"]])
+async def test_what_a_command_does_fits_into_the_list(group: list[str]) -> None:
+    """In the help of the group, whole; and no command is missing."""
+    lines = (await run(*group, "--help")).out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(lines) == len(
+        {name.split()[len(group)] for name in commands(get_command(app)) if name.split()[: len(group)] == group}
+    )
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines), lines
 
 
 def test_a_flag_means_the_same_everywhere() -> None:
