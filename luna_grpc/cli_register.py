@@ -38,7 +38,7 @@ def register(
     registry: "Endpoint",
     instance_id: InstanceId,
     command: Annotated[
-        list[str] | None, typer.Argument(help="Behind --: what is to run meanwhile.", show_default=False, metavar="COMMAND")
+        list[str] | None, typer.Argument(help="Behind --: what is to run meanwhile.", show_default=False, metavar="-- COMMAND")
     ] = None,
     *,
     url: Annotated[str, typer.Option(help="Where it can be reached; by default http://domain:port/.", metavar="URL")] = "",
