@@ -115,10 +115,9 @@ class Registration:
             CredentialsError: the registry does not know the user and the password.
             ForkedError: it was started by the parent of this process.
             InvalidArgumentError: the registry does not accept what is said of the instance.
-            LimitError: the registry has as many instances as it may have, and still had after `wait` seconds.
             NotALunaError: something else answers at the address.
             NotAllowedError: the user may not register this.
-            UnavailableError: no registry answered within `wait` seconds.
+            UnavailableError: no registry answered within `wait` seconds; a LimitError, if it only had no room for that long.
 
         """
         self._begin()
