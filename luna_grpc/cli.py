@@ -47,7 +47,7 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
     """
     quiet_grpc()
     from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
-    from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
+    from luna_grpc.serve import CannotListenError, StoreError, run  # noqa: PLC0415
     from luna_grpc.stateopen import StateFileError  # noqa: PLC0415
     from luna_grpc.tls import TlsError  # noqa: PLC0415
     from luna_grpc.users import UsersFileError  # noqa: PLC0415
@@ -61,7 +61,7 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
         structlog.get_logger("luna").warning(warning)
     try:
         run(settings)
-    except (CannotListenError, StateFileError, TlsError, UsersFileError) as error:
+    except (CannotListenError, StateFileError, StoreError, TlsError, UsersFileError) as error:
         fail(*str(error).splitlines(), code=EXIT_CANNOT_START)
 
 

@@ -24,6 +24,7 @@ _WORDS: Final = {
     "string_too_short": "it must not be empty",
     "greater_than_equal": "the least is {ge}",
     "less_than_equal": "the most is {le}",
+    "string_pattern_mismatch": "it must be 1 to 64 letters, digits, '_', '.' or '-'",
     "literal_error": "it must be {expected}",
 }
 # Read by the examples and by commands that ask a registry; a machine may run a worker and a server.
@@ -97,6 +98,13 @@ class Settings(BaseSettings):
         default="",
         description="File that keeps registrations over restarts, for example /var/lib/luna/state.db; empty: memory only.",
     )
+    store: SecretStr = Field(
+        default=SecretStr(""),
+        description="Redis that replicas share, for example redis://localhost:6379/0; empty: the memory of this process.",
+    )
+    store_namespace: str = Field(
+        default="luna", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="What the keys in Redis begin with: one registry each."
+    )
     shutdown_delay: float = Field(
         default=0.0, ge=0, le=3600, description="Seconds between saying NOT_SERVING and beginning to close."
     )
@@ -169,6 +177,22 @@ class Settings(BaseSettings):
         except UnicodeEncodeError:
             raise ValueError("it is not text in UTF-8") from None
         return value
+
+    @field_validator("store")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must be the URL of a Redis: redis://HOST:PORT/0, rediss://… with TLS, or unix:///PATH")
+        return value
+
+    @model_validator(mode="after")
+    def _one_store(self) -> Self:
+        if self.state_file and self.store.get_secret_value():
+            raise ValueError(
+                "--state-file / LUNA_STATE_FILE and --store / LUNA_STORE are both set: with a Redis, that keeps the registrations"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:
@@ -271,5 +295,5 @@ def _line(detail: ErrorDetails) -> str:
     if not detail["loc"]:
         return in_words(detail)
     name = str(detail["loc"][0])
-    shown = "the value" if name == "auth_password" else repr(detail["input"])
+    shown = "the value" if name in {"auth_password", "store"} else repr(detail["input"])
     return f"{flag(name)} / {variable(name)}: {shown} is wrong: {in_words(detail)}"

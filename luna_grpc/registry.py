@@ -96,6 +96,7 @@ class Registry:
         self.loading = False
         """While True the store does not know everything that it knew before the start; nobody is to be answered."""
         self._warm_at = clock.now() + policy.warmup
+        store.feed.observe_restarts(self._warm_up_again)
         self._held_since: float | None = None  # the first of the stalls that hold now
 
     def check_loaded(self) -> None:
@@ -289,7 +290,16 @@ class Registry:
             raise InvalidArgumentError(f"{len(wanted)} names are given; at most {MAX_WATCHED_NAMES} are allowed", field="names")
         return self.store.feed.watch(wanted, token, wake)
 
+    @property
+    def stale_for(self) -> float:
+        """For how many seconds what is known here may be out of date already, because what replicas share is away; 0: it is not."""
+        since = self.store.stale_since
+        return 0.0 if since is None else self._clock.now() - since
+
     # Time
+
+    def _warm_up_again(self) -> None:
+        self._warm_at = self._clock.now() + self.policy.warmup
 
     @property
     def held(self) -> bool:
