@@ -277,17 +277,19 @@ async def test_a_key_with_a_password(tmp_path: Path) -> None:
 async def test_a_limit_that_is_reached() -> None:
     """75: whoever tries again later may find room; the message names the limit."""
     async with running(settings_for_tests(max_instances=1, max_watchers=1)) as server:
-        holding = await start("register", "a:localhost:1", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
-        await _said(holding)
-        full = await run("register", ID, server=server)
-        assert (full.code, full.error.splitlines()[-1].startswith("luna: 1 instances are registered, the most")) == (75, True)
-        watching = await start("watch", LUNA_ADDRESS=f"127.0.0.1:{server.grpc_port}")
-        await _line(watching)
-        refused = await run("watch", server=server)
-        assert (refused.code, refused.error.startswith("luna: 1 watches are open already, the most")) == (75, True)
-        for process in (holding, watching):
-            process.kill()
-            await process.communicate()
+        address = f"127.0.0.1:{server.grpc_port}"
+        others = [await start("register", "a:localhost:1", LUNA_ADDRESS=address), await start("watch", LUNA_ADDRESS=address)]
+        try:
+            for process in others:
+                await _said(process)
+            full = await run("register", ID, server=server)
+            assert (full.code, full.error.splitlines()[-1].startswith("luna: 1 instances are registered, the most")) == (75, True)
+            refused = await run("watch", server=server)
+            assert (refused.code, refused.error.startswith("luna: 1 watches are open already, the most")) == (75, True)
+        finally:
+            for process in others:
+                process.kill()
+                await process.communicate()
 
 
 async def test_the_port_of_the_other_door(server: Running) -> None:
