@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX: Final = "LUNA_"
@@ -270,12 +271,7 @@ def load(flags: Mapping[str, object]) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(
-                _line(detail["loc"], detail["type"], detail["msg"], detail["input"], detail.get("ctx", {}))
-                for detail in error.errors()
-            )
-        ) from None
+        raise ConfigError("\n".join(_line(detail) for detail in error.errors())) from None
 
 
 def warnings(environment: Mapping[str, str]) -> Iterator[str]:
@@ -289,11 +285,15 @@ def warnings(environment: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "; luna serve --help lists them")
 
 
-def _line(location: tuple[int | str, ...], kind: str, message: str, value: object, context: Mapping[str, object]) -> str:
-    message = message.removeprefix("Value error, ")
-    if not location:
-        return message
-    name = str(location[0])
-    message = _WORDS[kind].format(**context) if kind in _WORDS else message
-    shown = "the value" if name in {"auth_password", "store"} else repr(value)
-    return f"{flag(name)} / {variable(name)}: {shown} is wrong: {message}"
+def in_words(detail: ErrorDetails) -> str:
+    """Return what pydantic has found, in words for people."""
+    words = _WORDS.get(detail["type"])
+    return words.format(**detail.get("ctx", {})) if words else detail["msg"].removeprefix("Value error, ").removesuffix(".")
+
+
+def _line(detail: ErrorDetails) -> str:
+    if not detail["loc"]:
+        return in_words(detail)
+    name = str(detail["loc"][0])
+    shown = "the value" if name in {"auth_password", "store"} else repr(detail["input"])
+    return f"{flag(name)} / {variable(name)}: {shown} is wrong: {in_words(detail)}"

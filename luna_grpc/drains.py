@@ -29,7 +29,7 @@ def checked(seconds: float) -> float:
     """
     if not 1 <= seconds <= LONGEST:
         raise InvalidArgumentError(
-            f"duration is {seconds:g} s; a drain lasts at least 1 s and at most {LONGEST:g} s (30 days)", field="duration"
+            f"duration is {seconds:g} s; a drain lasts at least 1 s and at most {LONGEST:.0f} s (30 days)", field="duration"
         )
     return seconds
 

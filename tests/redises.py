@@ -1,14 +1,12 @@
 """A real Redis for tests."""
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from support import need
 
 
 @dataclass
@@ -43,9 +41,7 @@ class RedisServer:
 @asynccontextmanager
 async def redis_server(folder: Path) -> AsyncIterator[RedisServer]:
     """Run a Redis until the end of the context; without one on this machine the test is skipped, in CI it fails."""
-    if shutil.which("redis-server") is None:
-        assert "CI" not in os.environ, "redis-server is missing"
-        pytest.skip("redis-server is missing: apt install redis-server")
+    need("redis-server")
     server = RedisServer(folder)
     await server.start()
     try:
