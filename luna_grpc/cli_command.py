@@ -1,5 +1,6 @@
 """What all commands have in common: their exit codes, flags that are made from a table, and how they fail."""
 
+import errno
 import inspect
 import os
 from collections.abc import Callable, Iterable
@@ -24,6 +25,9 @@ EXIT_CODES: Final = (
 )
 
 
+_CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF})
+
+
 class Commands(TyperGroup):
     """All commands: what is wrong with a flag is said as luna serve says it."""
 
@@ -35,6 +39,10 @@ class Commands(TyperGroup):
             if isinstance(error.__cause__, ValidationError):
                 error.message = in_words(error.__cause__.errors()[0])
             raise
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
+            fail(f"what was found cannot be written: {error.strerror}", code=EXIT_REFUSED)
 
 
 def option(name: str, kind: Any, default: object = None, **settings: Any) -> inspect.Parameter:  # noqa: ANN401 - those of typer.Option

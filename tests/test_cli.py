@@ -61,6 +61,26 @@ async def register(stub: Stub, instance_id: str, **fields: object) -> None:
     await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=instance_id, **fields)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("redirection", "code", "error"),
+    [
+        (">/dev/full", 1, "luna: what was found cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+)
+async def test_an_output_that_takes_nothing(server: Running, stub: Stub, redirection: str, code: int, error: str) -> None:
+    """One line when the disk is full; a closed one is nobody's."""
+    await register(stub, ID)
+    for command in ("services", "services -o json"):
+        process = await asyncio.create_subprocess_shell(
+            f"{sys.executable} -m luna_grpc {command} {redirection}",
+            stderr=asyncio.subprocess.PIPE,
+            env={**clean_environment(), "LUNA_ADDRESS": f"127.0.0.1:{server.grpc_port}"},
+        )
+        _, said = await asyncio.wait_for(process.communicate(), 60)
+        assert (process.returncode, said.decode()) == (code, error)
+
+
 async def test_services_as_a_table(server: Running, stub: Stub) -> None:
     """One line each, without colours or control codes off a terminal, whatever the instances say."""
     await register(stub, ID, description=HOSTILE, version="1.2")
@@ -285,7 +305,7 @@ async def test_a_limit_that_is_reached() -> None:
             full = await run("register", ID, server=server)
             assert (full.code, full.error.splitlines()[-1].startswith("luna: 1 instances are registered, the most")) == (75, True)
             refused = await run("watch", server=server)
-            assert (refused.code, refused.error.startswith("luna: 1 watches are open already, the most")) == (75, True)
+            assert (refused.code, refused.error.endswith("that this server takes (LUNA_MAX_WATCHERS)\n")) == (75, True)
         finally:
             for process in others:
                 process.kill()

@@ -5,7 +5,7 @@ from typing import Final
 
 from luna_grpc import drains
 from luna_grpc.access import Action
-from luna_grpc.config import Settings
+from luna_grpc.config import Settings, variable
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import Actor, Status
 from luna_grpc.pacing import OneAtATime
@@ -37,8 +37,11 @@ class RegistryService:
         self._terms = Terms()
         registry.store.feed.observe_restarts(self._say_terms)
         self._say_terms()
-        self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
-        self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
+        age = settings.max_connection_age
+        self.heartbeat_streams = Streams(
+            "heartbeat streams", settings.max_heartbeat_streams, count, age, setting=variable("max_heartbeat_streams")
+        )
+        self.watches = Streams("watches", settings.max_watchers, count, age, setting=variable("max_watchers"))
 
     def _say_terms(self) -> None:
         """Write the terms of every lease, which name the epoch."""
