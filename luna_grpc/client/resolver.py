@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -25,6 +26,21 @@ from luna_grpc.v1 import registry_pb2_grpc
 log: Final = logging.getLogger("luna_grpc.client")
 LONGEST: Final = 5.0
 """The most seconds between two tries to reach the registry."""
+
+
+@dataclass
+class _Run:
+    """What lasts from `start` to `stop`."""
+
+    synced: Outcome[ClientError | None] = field(default_factory=Outcome)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    call: Any = None
+
+    def stop(self) -> None:
+        """Let the thread end, soon."""
+        self.stopping.set()
+        if self.call is not None:
+            self.call.cancel()
 
 
 class ServiceResolver:
@@ -53,9 +69,8 @@ class ServiceResolver:
         self._random = random.Random()  # noqa: S311 - jitter
         self._turns: defaultdict[str, RoundRobin] = defaultdict(lambda: RoundRobin(self._random))
         self._process = OwnProcess()
-        self._synced: Outcome[ClientError | None] = Outcome()
-        self._stopping: threading.Event | None = None
-        self._call: Any = None
+        self._run: _Run | None = None
+        self._last_thread: threading.Thread | None = None
         self._error: ClientError | None = None
 
     # Its life
@@ -72,19 +87,19 @@ class ServiceResolver:
             UnavailableError: no registry answered within `wait` seconds.
 
         """
-        self._begin()
+        run = self._begin()
         if self._wait:
             try:
-                self._check(self._synced.wait(self._wait))
+                self._check(run.synced.wait(self._wait))
             except TimeoutError:
                 raise self._given_up() from None
 
     async def start_async(self) -> None:
         """Do what `start` does."""
-        self._begin()
+        run = self._begin()
         if self._wait:
             try:
-                self._check(await self._synced.wait_async(self._wait))
+                self._check(await run.synced.wait_async(self._wait))
             except TimeoutError:
                 raise self._given_up() from None
             except asyncio.CancelledError:
@@ -94,11 +109,9 @@ class ServiceResolver:
     def stop(self) -> None:
         """Keep the list up to date no longer; what is known stays."""
         self._process.check("the resolver")
-        if self._stopping is not None:
-            self._stopping.set()
-            self._stopping = None
-        if self._call is not None:
-            self._call.cancel()
+        run, self._run = self._run, None
+        if run is not None:
+            run.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -166,39 +179,45 @@ class ServiceResolver:
 
     # Inside
 
-    def _begin(self) -> None:
+    def _begin(self) -> _Run:
         self._process.check("the resolver")
-        if self._stopping is not None:
+        if self._run is not None:
             raise StoppedError("the resolver is started already")
         if self._endpoint.tls is not None:
             self._endpoint.credentials(self._endpoint.tls)
-        self._synced = Outcome()
         self._process.begin()
-        self._stopping = threading.Event()
-        threading.Thread(target=self._run, args=(self._stopping,), name="luna resolver", daemon=True).start()
+        run = self._run = _Run()
+        before = self._last_thread
+        self._last_thread = threading.Thread(target=self._keep_up, args=(run, before), name="luna resolver", daemon=True)
+        self._last_thread.start()
+        return run
 
-    def _run(self, stopping: threading.Event) -> None:
+    def _keep_up(self, run: _Run, before: threading.Thread | None) -> None:
+        """Keep the list up to date, after the thread of the run before has let go of it."""
+        if before is not None:
+            before.join()
+        self._error = None
         attempts = 0
-        while not stopping.is_set():
+        while not run.stopping.is_set():
             try:
-                heard, code, message = self._watch(stopping)
+                heard, code, message = self._watch(run)
             except Exception as error:
                 log.exception("the list of services is not kept up to date")
                 heard, code, message = False, errors.UNAVAILABLE, f"a bug: {error!r}"
-            if stopping.is_set():
+            if run.stopping.is_set():
                 break
             self._catalogue.lost(time.monotonic())
             final = errors.final(code, message, first=True)
             self._error = final or UnavailableError(message or "the registry has ended the connection")
             if final is not None and self._wait and self.age == math.inf:  # else nobody would hear of it
-                self._synced.set(final)
+                run.synced.set(final)
                 break
             log.warning("the list of services is not kept up to date: %s", self._error)
             attempts = 0 if heard else attempts + 1
-            stopping.wait(full_jitter(self._random, attempts, LONGEST))
+            run.stopping.wait(full_jitter(self._random, attempts, LONGEST))
         self._catalogue.lost(time.monotonic())
 
-    def _watch(self, stopping: threading.Event) -> tuple[bool, int, str]:
+    def _watch(self, run: _Run) -> tuple[bool, int, str]:
         """Apply what one stream tells; return whether it told anything, and how it ended."""
         heard = False
         try:
@@ -209,15 +228,15 @@ class ServiceResolver:
             call: Any = registry_pb2_grpc.RegistryStub(channel).WatchServices(
                 self._catalogue.request(), metadata=self._endpoint.metadata
             )
-            self._call = call
-            if stopping.is_set():
+            run.call = call
+            if run.stopping.is_set():
                 call.cancel()
             for message in call:
                 heard = True
                 self._catalogue.apply(message)
                 if message.synced:
                     self._error = None
-                    self._synced.set(None)
+                    run.synced.set(None)
         except grpc.RpcError:
             pass  # the call tells how it ended
         finally:

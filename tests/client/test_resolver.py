@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -89,6 +90,24 @@ async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
         assert (resolver.age, resolver.instances("orders")) == (math.inf, ())
         async with restarted(server):
             await until(lambda: resolver.age == 0)
+
+
+async def test_a_resolver_that_is_started_again_has_a_list_of_its_own(server: Luna) -> None:
+    """The thread of the first run may end when it likes: what it still does to the list, it does before the second run begins."""
+    go_on = threading.Event()
+    async with Registration(IDS[0], address=server.grpc):
+        resolver = ServiceResolver("orders", address=server.grpc)
+        lost = resolver._catalogue.lost
+        resolver._catalogue.lost = lambda now: lost(now) if go_on.wait(PATIENCE) else None  # type: ignore[method-assign]
+        await resolver.start_async()
+        resolver.stop()
+        again = asyncio.create_task(resolver.start_async())
+        await asyncio.wait({again}, timeout=0.5)
+        go_on.set()
+        await again
+        await until(lambda: [thread.name for thread in threading.enumerate()].count("luna resolver") == 1)
+        assert (resolver.age, ids(resolver)) == (0, IDS[:1])
+        resolver.stop()
 
 
 FORKING = """
