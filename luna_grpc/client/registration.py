@@ -42,7 +42,8 @@ class Registration:
     - `address`, `username`, `password`, `tls`: the registry, and who asks. By default LUNA_ADDRESS or `127.0.0.1:50051`,
       LUNA_AUTH_USERNAME or `admin`, LUNA_AUTH_PASSWORD or empty, and TLS when LUNA_TLS_CA names a file.
     - `replace`: whether to take the id over from whoever has it, most likely an earlier run that was killed.
-    - `wait`: for how many seconds `start` waits for the registry; 0: not at all, it is waited for in the background.
+    - `wait`: for how many seconds `start` waits for the registry; 0: not at all, it is waited for in the background. One that was asked
+      and is silent is given up to 5 s more, or what it still registers would stay behind.
     - `drain`: how many seconds before its end an instance reports DOWN, so that nobody sends it more.
     - `on_disconnect`: what the registry does when the connection breaks: nothing until the lease ends, by default.
     - `tied_to_loop`: heartbeats stop while the event loop that it was started in is blocked for longer than an interval.
@@ -317,13 +318,13 @@ class Registration:
 
     def _give_up(self) -> ClientError:
         reason = self._error or f"no answer within {self._wait:g} s"
-        self._leave(patience=0)
+        self._leave()
         self._over()
         return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
 
-    def _leave(self, drain: float = 0.0, patience: float = PATIENCE) -> None:
+    def _leave(self, drain: float = 0.0) -> None:
         runner, held = self._runner, self._held
-        runner.post(lambda now: runner.session.remove(now, held, drain=drain, patience=patience))
+        runner.post(lambda now: runner.session.remove(now, held, drain=drain))
 
     def _leave_and_wait(self) -> None:
         if self._state is not State.STOPPED:

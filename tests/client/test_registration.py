@@ -243,6 +243,16 @@ async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
             await until(lambda: registration.error is None)
 
 
+async def test_a_registration_that_comes_too_late_is_taken_back(server: Luna) -> None:
+    """The registry makes it, and its answer is not there in time: nobody keeps it, so it must not be listed until its lease ends."""
+    async with standing_before(server.grpc) as proxy:
+        proxy.delay = 0.3
+        with pytest.raises(client.UnavailableError, match="wait=0"):
+            await Registration(ID, address=proxy.address, wait=0.7).start_async()
+    assert await instance(server) == {}
+    assert await _metric(server, "luna_deregistrations_total", door="grpc") == 1
+
+
 async def test_a_drain_is_seen_before_the_end(server: Luna) -> None:
     """DOWN, still there, and only then gone."""
     registration = Registration(ID, address=server.grpc, drain=1.0)
