@@ -97,11 +97,17 @@ def _endpoint(given: dict[str, Any]) -> Iterator["Endpoint"]:
 @contextmanager
 def errors_end_it() -> Iterator[None]:
     """End the program when the registry refuses or is not there, with the code that says which."""
-    from luna_grpc.client import ClientError, CredentialsError, NotAllowedError, UnavailableError  # noqa: PLC0415 - see above
+    from luna_grpc.client import (  # noqa: PLC0415 - see above
+        ClientError,
+        CredentialsError,
+        NotAllowedError,
+        NotALunaError,
+        UnavailableError,
+    )
 
     try:
         yield
-    except UnavailableError as error:
+    except (NotALunaError, UnavailableError) as error:
         fail(error, EXIT_NOT_THERE)
     except (CredentialsError, NotAllowedError) as error:
         fail(error, EXIT_NOT_ALLOWED)

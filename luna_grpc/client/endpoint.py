@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Final, Self
 import grpc
 
 from luna_grpc.client.errors import ConfigurationError
-from luna_grpc.model import MAX_PORT
+from luna_grpc.model import MAX_PORT, is_domain
 
 ADDRESS: Final = "127.0.0.1:50051"
+_PORT: Final = re.compile("[1-9][0-9]{0,4}")
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A connection of its own each time: one that is shared with other parts of a program may be the one that has just gone silent.
     ("grpc.use_local_subchannel_pool", 1),
@@ -97,9 +99,11 @@ def _tls(env: Mapping[str, str]) -> Tls | None:
 
 
 def _checked(address: str) -> str:
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
-        raise ConfigurationError(f"the address {address!r} is wrong: it must be host:port, for example {ADDRESS}")
+    host, _, port = address.rpartition(":")
+    if not is_domain(host) or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
+        raise ConfigurationError(
+            f"the address {address!r} is wrong: it must be host:port, for example {ADDRESS}; an IPv6 address stands in brackets"
+        )
     return address
 
 

@@ -16,6 +16,8 @@ RESOURCE_EXHAUSTED: Final = code_pb2.RESOURCE_EXHAUSTED
 FAILED_PRECONDITION: Final = code_pb2.FAILED_PRECONDITION
 UNIMPLEMENTED: Final = code_pb2.UNIMPLEMENTED
 UNAVAILABLE: Final = code_pb2.UNAVAILABLE
+NOT_A_LUNA: Final = UNIMPLEMENTED
+"""Said too of a connection that cannot be made however long one waits."""
 
 
 class ClientError(Exception):
@@ -51,7 +53,11 @@ class SupersededError(ClientError):
 
 
 class NotALunaError(ClientError):
-    """Something else than a Luna registry answers at the address; 50051 is the usual port of its gRPC API."""
+    """What answers at the address is no Luna registry, or one that cannot be talked to in this way; the message says which.
+
+    50051 is the usual port of its gRPC API. It may have TLS where the program has none or the other way round, or a certificate
+    that is not trusted.
+    """
 
 
 class ForkedError(ClientError):
@@ -83,10 +89,7 @@ _FINAL: Final[dict[int, tuple[type[ClientError], str]]] = {
 # The same, to a process that was never registered.
 _FINAL_AT_FIRST: Final[dict[int, tuple[type[ClientError], str]]] = _FINAL | {
     ALREADY_EXISTS: (AlreadyRegisteredError, "the id is taken"),
-    UNIMPLEMENTED: (
-        NotALunaError,
-        "something else than a Luna registry answers: check LUNA_ADDRESS, whose port is the one of gRPC",
-    ),
+    NOT_A_LUNA: (NotALunaError, ""),
 }
 
 
@@ -99,4 +102,4 @@ def final(code: int, message: str, *, first: bool = False) -> ClientError | None
     if code not in known:
         return None
     cls, words = known[code]
-    return cls(f"{words} ({message})")
+    return cls(f"{words} ({message})" if words else message)

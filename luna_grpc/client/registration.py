@@ -19,6 +19,7 @@ from luna_grpc.client.errors import (
     UnavailableError,
 )
 from luna_grpc.client.held import Held
+from luna_grpc.client.obstacles import passing
 from luna_grpc.client.outcome import Outcome
 from luna_grpc.client.ownprocess import OwnProcess
 from luna_grpc.client.runner import Runner, pool
@@ -42,8 +43,8 @@ class Registration:
     - `address`, `username`, `password`, `tls`: the registry, and who asks. By default LUNA_ADDRESS or `127.0.0.1:50051`,
       LUNA_AUTH_USERNAME or `admin`, LUNA_AUTH_PASSWORD or empty, and TLS when LUNA_TLS_CA names a file.
     - `replace`: whether to take the id over from whoever has it, most likely an earlier run that was killed.
-    - `wait`: for how many seconds `start` waits for the registry; 0: not at all, it is waited for in the background. One that was asked
-      and is silent is given up to 5 s more, or what it still registers would stay behind.
+    - `wait`: for how many seconds `start` waits for the registry; 0: not at all, it is waited for in the background. One that was
+      asked and is silent gets up to 5 s more, or what it still registers would stay behind.
     - `drain`: how many seconds before its end an instance reports DOWN, so that nobody sends it more.
     - `on_disconnect`: what the registry does when the connection breaks: nothing until the lease ends, by default.
     - `tied_to_loop`: heartbeats stop while the event loop that it was started in is blocked for longer than an interval.
@@ -115,7 +116,7 @@ class Registration:
             CredentialsError: the registry does not know the user and the password.
             ForkedError: it was started by the parent of this process.
             InvalidArgumentError: the registry does not accept what is said of the instance.
-            NotALunaError: something else answers at the address.
+            NotALunaError: something else answers at the address, or TLS is missing, not wanted or not trusted.
             NotAllowedError: the user may not register this.
             UnavailableError: no registry answered within `wait` seconds.
 
@@ -320,7 +321,7 @@ class Registration:
         reason = self._error or f"no answer within {self._wait:g} s"
         self._leave()
         self._over()
-        return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
+        return UnavailableError(f"{passing(self._endpoint, str(reason))}; with wait=0 it is waited for in the background")
 
     def _leave(self, drain: float = 0.0) -> None:
         runner, held = self._runner, self._held

@@ -18,9 +18,9 @@ from luna_grpc.client.catalogue import Catalogue, Instance, RoundRobin
 from luna_grpc.client.endpoint import Endpoint, Tls
 from luna_grpc.client.errors import ClientError, ConfigurationError, NoInstanceError, StoppedError, UnavailableError
 from luna_grpc.client.jitter import full_jitter
+from luna_grpc.client.obstacles import outcome, passing
 from luna_grpc.client.outcome import Outcome
 from luna_grpc.client.ownprocess import OwnProcess
-from luna_grpc.client.transport import outcome
 from luna_grpc.v1 import registry_pb2_grpc
 
 log: Final = logging.getLogger("luna_grpc.client")
@@ -83,7 +83,7 @@ class ServiceResolver:
             CredentialsError: the registry does not know the user and the password.
             ForkedError: it was started by the parent of this process.
             InvalidArgumentError: the registry does not accept a name.
-            NotALunaError: something else answers at the address.
+            NotALunaError: something else answers at the address, or TLS is missing, not wanted or not trusted.
             UnavailableError: no registry answered within `wait` seconds.
 
         """
@@ -241,12 +241,12 @@ class ServiceResolver:
             pass  # the call tells how it ended
         finally:
             channel.close()
-        return heard, *outcome(call)
+        return heard, *outcome(call, self._endpoint)
 
     def _given_up(self) -> ClientError:
         reason = self._error or f"no list within {self._wait:g} s"
         self.stop()
-        return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
+        return UnavailableError(f"{passing(self._endpoint, str(reason))}; with wait=0 it is waited for in the background")
 
     def _check(self, error: ClientError | None) -> None:
         if error is not None:
