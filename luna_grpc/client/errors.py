@@ -76,13 +76,14 @@ class InternalError(ClientError):
     """A bug in the client; the log has more."""
 
 
+_SUPERSEDED: Final = "another process has registered this id: give each process an id of its own, or stop the other one"
 # What the registry would say again to the next try.
 _FINAL: Final[dict[int, tuple[type[ClientError], str]]] = {
     UNAUTHENTICATED: (CredentialsError, "wrong credentials: check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD"),
     PERMISSION_DENIED: (NotAllowedError, "not allowed"),
     INVALID_ARGUMENT: (InvalidArgumentError, "not accepted"),
-    ALREADY_EXISTS: (SupersededError, "another process has taken over"),
-    FAILED_PRECONDITION: (SupersededError, "another process has taken over"),
+    ALREADY_EXISTS: (SupersededError, _SUPERSEDED),
+    FAILED_PRECONDITION: (SupersededError, _SUPERSEDED),
 }
 
 

@@ -16,6 +16,11 @@ class Outcome(Generic[T]):
         self._future.add_done_callback(self._pass_on)
         self._waiting: set[Future[T]] = set()  # one for each wait of an event loop: a wait that is cancelled ends no other
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it has come."""
+        return self._future.done()
+
     def set(self, value: T) -> None:
         """Let those who wait go on."""
         with suppress(InvalidStateError):

@@ -49,8 +49,8 @@ class Registration:
     - `on_disconnect`: what the registry does when the connection breaks: nothing until the lease ends, by default.
     - `tied_to_loop`: heartbeats stop while the event loop that it was started in is blocked for longer than an interval.
     - `health`: a function without arguments, called in each interval in a thread; DOWN is reported unless it returns True.
-    - `on_lost`: called with the error when the registration has ended for good: in the event loop that it was started in, or
-      else in a thread that must not be held up.
+    - `on_lost`: called with the error when the registration has ended for good, unless `start` raises it: in the event loop that
+      it was started in, or else in a thread that must not be held up. Without it and `until_lost`, the log has a warning.
     - `handle_sigterm`: whether SIGTERM stops it first, and then does what it would have done.
     """
 
@@ -103,6 +103,7 @@ class Registration:
         self._error: ClientError | None = None
         self._process = OwnProcess()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = 0  # in `until_lost`
         self._vitality: list[vitality.LoopPulse | vitality.HealthCheck] = []
 
     # Its life
@@ -224,8 +225,13 @@ class Registration:
             ClientError: it has ended for good; most likely a SupersededError.
 
         """
+        self.raise_if_lost()
         self._check_running()
-        await self._ended.wait_async()
+        self._waiting += 1
+        try:
+            await self._ended.wait_async()
+        finally:
+            self._waiting -= 1
         self.raise_if_lost()
 
     def set_status(self, status: Status) -> None:
@@ -292,20 +298,22 @@ class Registration:
 
     def _told(self, state: State, error: ClientError | None) -> None:
         """Learn how it is doing, in the thread of the runner."""
+        is_raised = self._wait > 0 and not self._started.is_set  # `start` waits for it
+        is_told = state is State.LOST and (self._on_lost is not None or self._waiting > 0)
         self._state, self._error = state, error
         if state is State.REGISTERED:
             self._started.set(None)
         elif state in {State.LOST, State.STOPPED}:
             self._started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
             self._ended.set(error)
-        if error is None:
-            log.info("%s is %s", self.instance_id, state.value)
-        else:
-            log.warning("%s is %s: %s", self.instance_id, state.value, error)
+        log.log(
+            logging.INFO if error is None or is_raised or is_told else logging.WARNING,
+            "%s is %s%s", self.instance_id, state.value, f": {error}" if error else "",
+        )  # fmt: skip
         if state is State.LOST and error is not None:
             for helper in self._vitality:
                 helper.stop()
-            if self._on_lost is not None:
+            if self._on_lost is not None and not is_raised:
                 self._tell_lost(self._on_lost, error)
 
     def _tell_lost(self, on_lost: Callable[[ClientError], None], error: ClientError) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import random
 import threading
 import time
@@ -202,20 +201,26 @@ class ServiceResolver:
             try:
                 heard, code, message = self._watch(run)
             except Exception as error:
-                log.exception("the list of services is not kept up to date")
-                heard, code, message = False, errors.UNAVAILABLE, f"a bug: {error!r}"
-            if run.stopping.is_set():
+                log.exception("a bug in the client; the list of services is asked for again")
+                heard, code, message = False, errors.UNAVAILABLE, f"a bug in the client: {error!r}"
+            if run.stopping.is_set() or self._is_over(run, code, message):
                 break
-            self._catalogue.lost(time.monotonic())
-            final = errors.final(code, message, first=True)
-            self._error = final or UnavailableError(message or "the registry has ended the connection")
-            if final is not None and self._wait and self.age == math.inf:  # else nobody would hear of it
-                run.synced.set(final)
-                break
-            log.warning("the list of services is not kept up to date: %s", self._error)
             attempts = 0 if heard else attempts + 1
             run.stopping.wait(full_jitter(self._random, attempts, LONGEST))
         self._catalogue.lost(time.monotonic())
+
+    def _is_over(self, run: _Run, code: int, message: str) -> bool:
+        """Note how a stream has ended, and say so once; return whether `start` raises it: else nobody would hear of the end."""
+        self._catalogue.lost(time.monotonic())
+        is_waited_for = self._wait > 0 and not run.synced.is_set
+        final = errors.final(code, message, first=True)
+        before, self._error = self._error, final or UnavailableError(message or "the registry has ended the connection")
+        if is_waited_for and final is not None:
+            run.synced.set(final)
+            return True
+        if not is_waited_for and str(before) != str(self._error):
+            log.warning("the list of services is not kept up to date: %s", self._error)
+        return False
 
     def _watch(self, run: _Run) -> tuple[bool, int, str]:
         """Apply what one stream tells; return whether it told anything, and how it ended."""

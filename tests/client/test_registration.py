@@ -1,6 +1,7 @@
 """`Registration` against real servers: what other people see of an instance that uses it."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from luna_grpc import client, users
 from luna_grpc.access import Role
 from luna_grpc.client import OnDisconnect, Registration, State, Status
 from luna_grpc.serve import running
+from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
 from proxy import standing_before
 from support import Luna, luna, session, settings_for_tests
@@ -177,7 +179,10 @@ async def test_who_is_taken_over_stops_with_an_error(server: Luna, face: str) ->
     async with either(face, Registration(ID, address=server.grpc, on_lost=lost.append)) as registration:
         waiting = asyncio.create_task(registration.until_lost())
         successor = await asyncio.create_subprocess_exec(sys.executable, "-c", SUCCESSOR, server.grpc)
-        with pytest.raises(client.SupersededError, match="another process has taken over"):
+        with pytest.raises(
+            client.SupersededError,
+            match="give each process an id of its own, or stop the other one",
+        ):
             await asyncio.wait_for(waiting, PATIENCE)
         with pytest.raises(client.SupersededError):
             registration.raise_if_lost()
@@ -201,14 +206,60 @@ with Registration("orders:localhost:8080", version="of the successor", address=s
 """
 
 
-async def test_wrong_credentials_are_an_error_at_once(server: Luna) -> None:
-    """One attempt, whatever the time that it would wait for a registry."""
-    registration = Registration(ID, address=server.grpc, password="wrong", wait=60)
+async def test_wrong_credentials_are_an_error_at_once(server: Luna, caplog: pytest.LogCaptureFixture) -> None:
+    """One attempt, whatever the time that it would wait for a registry; said once, by the exception."""
+    lost: list[client.ClientError] = []
+    registration = Registration(ID, address=server.grpc, password="wrong", wait=60, on_lost=lost.append)
     with pytest.raises(client.CredentialsError, match="LUNA_AUTH_PASSWORD"):
         await registration.start_async()
     assert registration.state is State.LOST
     await asyncio.sleep(0.5)
     assert await _metric(server, "luna_requests_refused_total", door="grpc", code="UNAUTHENTICATED") == 1
+    assert (lost, warnings_in(caplog)) == ([], [])
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the SDK has logged that a program sees which has not set up its log."""
+    return [each.getMessage() for each in caplog.records if each.name == "luna_grpc.client" and each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("way", ["on_lost", "until_lost", "log"])
+async def test_the_end_of_a_registration_is_said_once(server: Luna, caplog: pytest.LogCaptureFixture, way: str) -> None:
+    """By the way that the program has asked for; by the log when it has asked for none."""
+    lost: list[client.ClientError] = []
+    async with Registration(ID, address=server.grpc, on_lost=lost.append if way == "on_lost" else None) as registration:
+        waiting = [asyncio.create_task(registration.until_lost())] if way == "until_lost" else []
+        await asyncio.sleep(0)
+        connection, stub = server.stub()
+        async with connection:
+            await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID), replace=True))
+        await until(lambda: registration.state is State.LOST)
+        for each in waiting:
+            with pytest.raises(client.SupersededError):
+                await each
+        await until(lambda: lost or way != "on_lost")
+        await until(lambda: warnings_in(caplog) or way != "log")
+    assert [type(error) for error in lost] == [client.SupersededError] * (way == "on_lost")
+    assert len(warnings_in(caplog)) == (way == "log")
+    with pytest.raises(client.SupersededError, match="an id of its own"):
+        await registration.until_lost()
+
+
+async def test_a_registry_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By the exception when `start` waits for it; else by the log, however often it is tried."""
+    for one in (Registration(ID, address="127.0.0.1:1", wait=0.5), client.ServiceResolver(address="127.0.0.1:1", wait=0.5)):
+        with pytest.raises(client.UnavailableError, match="start one with luna serve"):
+            await one.start_async()
+    assert warnings_in(caplog) == []
+    async with (
+        Registration(ID, address="127.0.0.1:1", wait=0),
+        client.ServiceResolver(address="127.0.0.1:1", wait=0),
+    ):
+        await asyncio.sleep(1.5)
+    assert [message.partition(":")[0] for message in sorted(warnings_in(caplog))] == [
+        "orders",
+        "the list of services is not kept up to date",
+    ]
 
 
 async def test_what_the_registry_does_not_accept_is_an_error_at_once(server: Luna) -> None:
