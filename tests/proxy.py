@@ -36,7 +36,8 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65536):
-                await asyncio.sleep(self.delay)
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if sink not in self._silent:
                     sink.write(data)
         sink.close()

@@ -25,7 +25,7 @@ class ClientError(Exception):
 
 
 class ConfigurationError(ClientError):
-    """What the program or its environment says of the connection cannot be used: an address, a file of TLS. Nothing was sent."""
+    """What the program or its environment says cannot be: an address, a file of TLS, an option. Nothing was sent."""
 
 
 class UnavailableError(ClientError):
@@ -53,11 +53,7 @@ class SupersededError(ClientError):
 
 
 class NotALunaError(ClientError):
-    """What answers at the address is no Luna registry, or one that cannot be talked to in this way; the message says which.
-
-    50051 is the usual port of its gRPC API. It may have TLS where the program has none or the other way round, or a certificate
-    that is not trusted.
-    """
+    """No Luna registry answers at the address, or one with TLS where the program has none, or the other way round, or untrusted."""
 
 
 class ForkedError(ClientError):

@@ -2,12 +2,11 @@
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-from luna_grpc.client import vitality
+from luna_grpc.client import telling, vitality
 from luna_grpc.client.actions import State
 from luna_grpc.client.description import described
 from luna_grpc.client.endpoint import Endpoint, Tls
@@ -27,8 +26,6 @@ from luna_grpc.client.session import PATIENCE
 from luna_grpc.client.sigterm import SigtermHandler
 from luna_grpc.model import OnDisconnect, Status
 from luna_grpc.v1 import registry_pb2 as pb
-
-log: Final = logging.getLogger("luna_grpc.client")
 
 
 class Registration:
@@ -306,24 +303,12 @@ class Registration:
         elif state in {State.LOST, State.STOPPED}:
             self._started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
             self._ended.set(error)
-        log.log(
-            logging.INFO if error is None or is_raised or is_told else logging.WARNING,
-            "%s is %s%s", self.instance_id, state.value, f": {error}" if error else "",
-        )  # fmt: skip
+        telling.note(self.instance_id, state, error, is_told=is_raised or is_told)
         if state is State.LOST and error is not None:
             for helper in self._vitality:
                 helper.stop()
             if self._on_lost is not None and not is_raised:
-                self._tell_lost(self._on_lost, error)
-
-    def _tell_lost(self, on_lost: Callable[[ClientError], None], error: ClientError) -> None:
-        if self._loop is not None:
-            vitality.in_loop(self._loop, lambda: on_lost(error))
-            return
-        try:
-            on_lost(error)
-        except Exception:
-            log.exception("on_lost has failed")
+                telling.call(self._on_lost, error, self._loop)
 
     def _give_up(self) -> ClientError:
         reason = self._error or f"no answer within {self._wait:g} s"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import threading
 import time
@@ -78,7 +79,7 @@ class ServiceResolver:
         """Get the list, and keep it up to date from now on.
 
         Raises:
-            ConfigurationError: the files of TLS cannot be read.
+            ConfigurationError: the files of TLS cannot be read, or it is started already.
             CredentialsError: the registry does not know the user and the password.
             ForkedError: it was started by the parent of this process.
             InvalidArgumentError: the registry does not accept a name.
@@ -106,7 +107,7 @@ class ServiceResolver:
                 raise
 
     def stop(self) -> None:
-        """Keep the list up to date no longer; what is known stays."""
+        """Keep the list up to date no longer, and give it to nobody: an old list would be taken for the present one."""
         self._process.check("the resolver")
         run, self._run = self._run, None
         if run is not None:
@@ -144,8 +145,14 @@ class ServiceResolver:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The names of the services that have instances."""
-        self._process.check("the resolver")
+        """The names of the services that have instances.
+
+        Raises:
+            ForkedError: it was started by the parent of this process.
+            StoppedError: it is not started, or was stopped.
+
+        """
+        self._check_running()
         return self._catalogue.services()
 
     def instances(self, name: str) -> tuple[Instance, ...]:
@@ -154,9 +161,10 @@ class ServiceResolver:
         Raises:
             ConfigurationError: the service was not named at the beginning.
             ForkedError: it was started by the parent of this process.
+            StoppedError: it is not started, or was stopped.
 
         """
-        self._process.check("the resolver")
+        self._check_running()
         if self._catalogue.names and name not in self._catalogue.names:
             raise ConfigurationError(f"{name!r} is not watched: name it in ServiceResolver(…), which has {self._catalogue.names}")
         return self._catalogue.instances(name)
@@ -167,21 +175,34 @@ class ServiceResolver:
         Raises:
             ConfigurationError: the service was not named at the beginning.
             ForkedError: it was started by the parent of this process.
-            NoInstanceError: none is OK.
+            NoInstanceError: none is OK, or there is none, or the first list has not come (with `wait=0`); the message says which.
+            StoppedError: it is not started, or was stopped.
 
         """
         known = self.instances(name)
         picked = self._turns[name].pick(known) if known else None
         if picked is None:
-            raise NoInstanceError(f"of the service {name!r} no instance is OK, and {len(known)} are DOWN")
+            raise NoInstanceError(self._why_none(name, len(known)))
         return picked
 
     # Inside
 
+    def _why_none(self, name: str, known: int) -> str:
+        if known:
+            return f"of the service {name!r} no instance is OK, and {known} are DOWN"
+        if self.age == math.inf:
+            return f"no instance of {name!r} is known yet: the first list has not come ({self._error or 'it is being asked for'})"
+        return f"there is no instance of {name!r}: see that one is registered, and that the name is written as in luna services"
+
+    def _check_running(self) -> None:
+        self._process.check("the resolver")
+        if self._run is None:
+            raise StoppedError("the resolver is not started, or was stopped: call start, or use it within `with`")
+
     def _begin(self) -> _Run:
         self._process.check("the resolver")
         if self._run is not None:
-            raise StoppedError("the resolver is started already")
+            raise ConfigurationError("the resolver is started already: stop it first")
         if self._endpoint.tls is not None:
             self._endpoint.credentials(self._endpoint.tls)
         self._process.begin()
