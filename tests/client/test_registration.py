@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from seen import ID, PATIENCE, TTL, instance, restarted, shows, until
+from seen import ID, PATIENCE, TTL, instance, restarted, shows
 
 from luna_grpc import client, users
 from luna_grpc.access import Role
@@ -23,7 +23,7 @@ from luna_grpc.serve import running
 from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
 from proxy import standing_before
-from support import Luna, luna, session, settings_for_tests
+from support import Luna, luna, session, settings_for_tests, until
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
-from seen import PATIENCE, TTL, restarted, until
+from seen import PATIENCE, TTL, restarted
 
 from luna_grpc import client
 from luna_grpc.client import Registration, ServiceResolver, Status
-from support import Luna, luna
+from support import Luna, luna, until
 
 IDS = [f"orders:localhost:{port}" for port in (1, 2, 3)]
 
