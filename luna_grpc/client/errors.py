@@ -5,9 +5,7 @@ from typing import Final
 from google.rpc import code_pb2
 
 OK: Final = code_pb2.OK
-CANCELLED: Final = code_pb2.CANCELLED
 INVALID_ARGUMENT: Final = code_pb2.INVALID_ARGUMENT
-DEADLINE_EXCEEDED: Final = code_pb2.DEADLINE_EXCEEDED
 NOT_FOUND: Final = code_pb2.NOT_FOUND
 ALREADY_EXISTS: Final = code_pb2.ALREADY_EXISTS
 PERMISSION_DENIED: Final = code_pb2.PERMISSION_DENIED
@@ -85,7 +83,7 @@ _FINAL: Final[dict[int, tuple[type[ClientError], str]]] = {
 
 # The same, to a process that was never registered.
 _FINAL_AT_FIRST: Final[dict[int, tuple[type[ClientError], str]]] = _FINAL | {
-    ALREADY_EXISTS: (AlreadyRegisteredError, "the id is taken"),
+    ALREADY_EXISTS: (AlreadyRegisteredError, "the id is taken: take another one, or replace whoever has it with replace=True"),
     NOT_A_LUNA: (NotALunaError, ""),
 }
 

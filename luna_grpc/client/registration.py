@@ -8,15 +8,9 @@ from typing import Self
 
 from luna_grpc.client import telling, vitality
 from luna_grpc.client.actions import State
-from luna_grpc.client.description import described
+from luna_grpc.client.description import chosen, described
 from luna_grpc.client.endpoint import Endpoint, Tls
-from luna_grpc.client.errors import (
-    AlreadyRegisteredError,
-    ClientError,
-    ConfigurationError,
-    StoppedError,
-    UnavailableError,
-)
+from luna_grpc.client.errors import AlreadyRegisteredError, ClientError, ConfigurationError, StoppedError, UnavailableError
 from luna_grpc.client.held import Held
 from luna_grpc.client.obstacles import passing
 from luna_grpc.client.outcome import Outcome
@@ -47,7 +41,7 @@ class Registration:
     - `tied_to_loop`: heartbeats stop while the event loop that it was started in is blocked for longer than an interval.
     - `health`: a function without arguments, called in each interval in a thread; DOWN is reported unless it returns True.
     - `on_lost`: called with the error when the registration has ended for good, unless `start` raises it: in the event loop that
-      it was started in, or else in a thread that must not be held up. Without it and `until_lost`, the log has a warning.
+      it was started in, or else in a thread of its own. Without it and `until_lost`, the log has a warning.
     - `handle_sigterm`: whether SIGTERM stops it first, and then does what it would have done.
     """
 
@@ -78,7 +72,8 @@ class Registration:
         if inspect.iscoroutinefunction(health):
             raise ConfigurationError("health is a coroutine function, and is called in a thread: it must be a plain function")
         self._instance = described(
-            pb.Instance(instance_id=instance_id),
+            pb.Instance(),
+            instance_id=instance_id,
             url=url,
             name=name,
             version=version,
@@ -86,12 +81,12 @@ class Registration:
             weight=weight,
             metadata=metadata,
         )
-        self._status = Status(status)
+        self._status = chosen(Status, status)
         self._endpoint = Endpoint.of(address, username, password, tls)
         self._replace = replace
         self._wait = wait
         self._drain = drain
-        self._on_disconnect = on_disconnect
+        self._on_disconnect = chosen(OnDisconnect, on_disconnect)
         self._tied = tied_to_loop
         self._health = health
         self._on_lost = on_lost
@@ -155,16 +150,20 @@ class Registration:
 
         """
         self._process.check(self.instance_id)
-        self._leave_and_wait()
-        self._over()
+        try:
+            self._leave_and_wait()
+        finally:
+            self._over()
 
     async def stop_async(self) -> None:
         """Do what `stop` does."""
         self._process.check(self.instance_id)
-        if self._state is not State.STOPPED:
-            self._leave(self._drain)
-            await self._ended.wait_async()
-        self._over()
+        try:
+            if self._state is not State.STOPPED:
+                self._leave(self._drain)
+                await self._ended.wait_async()
+        finally:  # a program that does not wait for the end leaves all the same
+            self._over()
 
     def __enter__(self) -> Self:
         self.start()
@@ -235,12 +234,13 @@ class Registration:
         """Report another status, at once or as soon as the registry is there.
 
         Raises:
+            ConfigurationError: there is no such status.
             ForkedError: it was started by the parent of this process.
             StoppedError: it is not started, or has ended.
 
         """
         self._check_running()
-        held, said = self._held, Status(status)
+        held, said = self._held, chosen(Status, status)
         self._runner.post(lambda _: setattr(held, "status", said))
 
     def set_info(
@@ -256,6 +256,7 @@ class Registration:
         """Tell the registry something else of the instance; what is None stays. What it does not accept is taken back: see `error`.
 
         Raises:
+            ConfigurationError: something is not of its type.
             ForkedError: it was started by the parent of this process.
             StoppedError: it is not started, or has ended.
 
@@ -279,7 +280,7 @@ class Registration:
         if self._tied and self._loop is None:
             raise ConfigurationError("tied_to_loop=True needs an event loop: use `async with`, or call start within one")
         if self._sigterm is not None:
-            self._sigterm.install()
+            self._sigterm.check()
         self._held = Held(self._instance, self._status, replace=self._replace, tied=self._tied, checked=self._health is not None)
         self._started: Outcome[ClientError | None] = Outcome()
         self._ended: Outcome[ClientError | None] = Outcome()
@@ -288,10 +289,13 @@ class Registration:
             self._runner: Runner = pool().add(self._endpoint, self._on_disconnect, self._held, self._told)
         except ClientError:
             self._state = State.STOPPED
-            self._over()
             raise
         self._process.begin()
+        if self._sigterm is not None:  # not before there is something to leave
+            self._sigterm.install()
         self._vitality = vitality.watch(self._held, self._runner, self._loop if self._tied else None, self._health)
+        if self._ended.is_set:  # before there was anything to stop
+            self._over()
 
     def _told(self, state: State, error: ClientError | None) -> None:
         """Learn how it is doing, in the thread of the runner."""

@@ -93,6 +93,9 @@ class ServiceResolver:
                 self._check(run.synced.wait(self._wait))
             except TimeoutError:
                 raise self._given_up() from None
+            except KeyboardInterrupt:  # nobody will stop it
+                self.stop()
+                raise
 
     async def start_async(self) -> None:
         """Do what `start` does."""

@@ -21,10 +21,11 @@ class SigtermHandler:
 
     def __init__(self, leave: Callable[[], None]) -> None:
         self.leave = leave
-        self.pid = os.getpid()
+        self.pid = 0
 
-    def install(self) -> None:
-        """Take the place of the handler that is installed; a second call does nothing.
+    @staticmethod
+    def check() -> None:
+        """Let pass who may install it.
 
         Raises:
             ConfigurationError: this is not the main thread, the only one that may.
@@ -34,6 +35,11 @@ class SigtermHandler:
             raise ConfigurationError(
                 "handle_sigterm=True needs the main thread: start the registration there, or call stop() yourself"
             )
+
+    def install(self) -> None:
+        """Take the place of the handler that is installed; a second call does nothing."""
+        self.check()
+        self.pid = os.getpid()  # it may have been made before a fork
         if signal.getsignal(signal.SIGTERM) != SigtermHandler._handle:
             SigtermHandler._before = signal.signal(signal.SIGTERM, SigtermHandler._handle)
         SigtermHandler._installed[self] = None

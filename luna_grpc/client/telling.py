@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -19,11 +20,15 @@ def note(instance_id: str, state: State, error: ClientError | None, *, is_told: 
 
 
 def call(on_lost: Callable[[ClientError], None], error: ClientError, loop: asyncio.AbstractEventLoop | None) -> None:
-    """Call a function of the program: in its loop, if it has one that is not closed, or else here."""
+    """Call a function of the program: in its loop, if it has one that is not closed, or else where it may take its time."""
     if loop is not None:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(on_lost, error)
-        return
+    else:
+        threading.Thread(target=_call, args=(on_lost, error), name="luna on_lost", daemon=True).start()
+
+
+def _call(on_lost: Callable[[ClientError], None], error: ClientError) -> None:
     try:
         on_lost(error)
     except Exception:

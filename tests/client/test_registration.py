@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from seen import ID, PATIENCE, TTL, instance, restarted, shows
 
 from luna_grpc import client, users
 from luna_grpc.access import Role
-from luna_grpc.client import OnDisconnect, Registration, State, Status
+from luna_grpc.client import OnDisconnect, Registration, State, Status, vitality
 from luna_grpc.serve import running
 from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
@@ -230,9 +231,7 @@ async def test_the_end_of_a_registration_is_said_once(server: Luna, caplog: pyte
     async with Registration(ID, address=server.grpc, on_lost=lost.append if way == "on_lost" else None) as registration:
         waiting = [asyncio.create_task(registration.until_lost())] if way == "until_lost" else []
         await asyncio.sleep(0)
-        connection, stub = server.stub()
-        async with connection:
-            await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID), replace=True))
+        await taken_over(server)
         await until(lambda: registration.state is State.LOST)
         for each in waiting:
             with pytest.raises(client.SupersededError):
@@ -421,6 +420,92 @@ async def test_a_forked_process_is_told_and_takes_nothing_away(server: Luna) -> 
     assert (process.returncode, await instance(server)) == (0, {})
 
 
+async def taken_over(server: Luna) -> None:
+    """Register the instance for someone else."""
+    connection, stub = server.stub()
+    async with connection:
+        await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID), replace=True))
+
+
+async def test_who_is_told_of_the_end_may_start_again(server: Luna) -> None:
+    """The function has a thread of its own: that of the heartbeats goes on meanwhile."""
+    again = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_lost(_: client.ClientError) -> None:
+        registration.start()
+        loop.call_soon_threadsafe(again.set)
+
+    registration = Registration(ID, address=server.grpc, on_lost=on_lost)
+    async with either("threads", registration):
+        await taken_over(server)
+        await asyncio.wait_for(again.wait(), PATIENCE)
+        assert registration.state is State.REGISTERED
+
+
+def _notes(asked: list[bool]) -> bool:
+    asked.append(True)
+    return True
+
+
+async def test_what_watches_a_program_ends_with_the_registration(server: Luna, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when the registry has refused it before anything was watched."""
+    asked: list[bool] = []
+    watch = vitality.watch
+
+    def late(*args: Any) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while registration.state is not State.LOST and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return watch(*args)
+
+    monkeypatch.setattr(vitality, "watch", late)
+    registration = Registration(ID, address=server.grpc, password="wrong", wait=0, health=partial(_notes, asked))
+    await asyncio.to_thread(registration.start)
+    await asyncio.sleep(2.5 * vitality.AT_FIRST)
+    assert len(asked) <= 1
+
+
+async def test_an_end_that_is_not_waited_for_is_an_end(server: Luna) -> None:
+    """Nothing of it is left in the program."""
+    before = signal.getsignal(signal.SIGTERM)
+    registration = Registration(ID, address=server.grpc, drain=1.0, handle_sigterm=True)
+    await registration.start_async()
+    assert signal.getsignal(signal.SIGTERM) != before
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(registration.stop_async(), 0.1)
+    assert signal.getsignal(signal.SIGTERM) == before
+    await until(lambda: registration.state is State.STOPPED)
+    assert await instance(server) == {}
+
+
+FORKED_BEFORE = """
+import os, signal, sys, time
+from luna_grpc.client import Registration
+registration = Registration("orders:localhost:8080", address=sys.argv[1], handle_sigterm=True)
+child = os.fork()
+if child == 0:
+    registration.start()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+async def test_what_is_made_before_a_fork_and_started_after_it_leaves_on_sigterm(server: Luna) -> None:
+    """As a web server's workers do that load the program before they are forked."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        FORKED_BEFORE,
+        server.grpc,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert (said, await instance(server)) == (b"-15\n", {})
+
+
 def test_what_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     """With what to do."""
     ports = "localhost", "localhost:port", "localhost:0", "localhost:65536", "localhost:٣"
@@ -491,3 +576,13 @@ def test_options_of_the_wrong_type_are_told() -> None:
         client.Registration("orders:localhost:8080", tls=True)  # type: ignore[arg-type]
     with pytest.raises(client.ConfigurationError, match="'zone' is not"):
         client.Registration("orders:localhost:8080", metadata={"zone": 1})  # type: ignore[dict-item]
+    with pytest.raises(client.ConfigurationError, match=r"version must be a text, and 1\.4 is not"):
+        client.Registration("orders:localhost:8080", version=1.4)  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="instance_id must be a text"):
+        client.Registration(8080)  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="weight must be a whole number"):
+        client.Registration("orders:localhost:8080", weight=-1)
+    with pytest.raises(client.ConfigurationError, match="no Status 'ok': say one of OK, DOWN"):
+        client.Registration("orders:localhost:8080", status="ok")  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="no OnDisconnect 'LEAVE': say one of KEEP, "):
+        client.Registration("orders:localhost:8080", on_disconnect="LEAVE")  # type: ignore[arg-type]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from luna_grpc.client import AlreadyRegisteredError, Registration
+from luna_grpc.client.runner import Pool
 from luna_grpc.client.sigterm import SigtermHandler
 
 
@@ -31,6 +33,19 @@ def test_all_leave_once_whatever_the_order_of_starting_and_stopping(ended: list[
     two.uninstall()
     signal.raise_signal(signal.SIGTERM)
     assert ended == ["two", "one", "before", "before"]
+
+
+def test_sigterm_while_a_registration_starts_is_that_of_the_program(ended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to leave yet."""
+
+    def add(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise AlreadyRegisteredError
+
+    monkeypatch.setattr(Pool, "add", add)
+    with pytest.raises(AlreadyRegisteredError):
+        Registration("orders:localhost:8080", handle_sigterm=True).start()
+    assert ended == ["before"]
 
 
 def test_a_handler_that_was_installed_over_it_is_no_circle(ended: list[str]) -> None:
