@@ -1,6 +1,7 @@
 """A registration as programs see it."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -90,7 +91,7 @@ class Registration:
         self._tied = tied_to_loop
         self._health = health
         self._on_lost = on_lost
-        self._sigterm = SigtermHandler(self._leave_and_wait) if handle_sigterm else None
+        self._sigterm = SigtermHandler(lambda: self._leave(drain), self._wait_for_the_end) if handle_sigterm else None
         self._state = State.STOPPED
         self._error: ClientError | None = None
         self._process = OwnProcess()
@@ -151,7 +152,8 @@ class Registration:
         """
         self._process.check(self.instance_id)
         try:
-            self._leave_and_wait()
+            self._leave(self._drain)
+            self._wait_for_the_end()
         finally:
             self._over()
 
@@ -159,8 +161,8 @@ class Registration:
         """Do what `stop` does."""
         self._process.check(self.instance_id)
         try:
+            self._leave(self._drain)
             if self._state is not State.STOPPED:
-                self._leave(self._drain)
                 await self._ended.wait_async()
         finally:  # a program that does not wait for the end leaves all the same
             self._over()
@@ -321,13 +323,14 @@ class Registration:
         return UnavailableError(f"{passing(self._endpoint, str(reason))}; with wait=0 it is waited for in the background")
 
     def _leave(self, drain: float = 0.0) -> None:
-        runner, held = self._runner, self._held
-        runner.post(lambda now: runner.session.remove(now, held, drain=drain))
-
-    def _leave_and_wait(self) -> None:
         if self._state is not State.STOPPED:
-            self._leave(self._drain)
-            self._ended.wait(self._drain + 2 * PATIENCE)
+            runner, held = self._runner, self._held
+            runner.post(lambda now: runner.session.remove(now, held, drain=drain))
+
+    def _wait_for_the_end(self) -> None:
+        if self._state is not State.STOPPED:
+            with contextlib.suppress(TimeoutError):  # whoever stops goes on in any case
+                self._ended.wait(self._drain + 2 * PATIENCE)
 
     def _over(self) -> None:
         for helper in self._vitality:

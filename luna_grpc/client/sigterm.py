@@ -19,8 +19,10 @@ class SigtermHandler:
     _before: ClassVar[Before] = signal.SIG_DFL
     _handling: ClassVar[bool] = False
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    def __init__(self, leave: Callable[[], None], wait: Callable[[], None]) -> None:
+        """All are told to `leave` before the first is waited for: their drains run at the same time."""
         self.leave = leave
+        self.wait = wait
         self.pid = 0
 
     @staticmethod
@@ -59,9 +61,12 @@ class SigtermHandler:
             return
         SigtermHandler._handling = True
         try:
-            for handler in list(SigtermHandler._installed):
-                if os.getpid() == handler.pid:  # a forked worker has inherited the handler, and not the registration
-                    handler.leave()
+            # A forked worker has inherited the handlers, and not the registrations.
+            own = [handler for handler in list(SigtermHandler._installed) if os.getpid() == handler.pid]
+            for handler in own:
+                handler.leave()
+            for handler in own:
+                handler.wait()
             if callable(SigtermHandler._before):
                 SigtermHandler._before(number, frame)
             elif SigtermHandler._before != signal.SIG_IGN:
