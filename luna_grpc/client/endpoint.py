@@ -75,6 +75,16 @@ class Endpoint:
             return ()
         return (("authorization", "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()),)
 
+    def check(self) -> None:
+        """Look at the files of TLS before anything is begun.
+
+        Raises:
+            ConfigurationError: one of them cannot be read.
+
+        """
+        if self.tls is not None:
+            self._credentials(self.tls)
+
     def connect(self) -> grpc.Channel:
         """Begin with a connection of its own.
 
@@ -84,10 +94,10 @@ class Endpoint:
         """
         if self.tls is None:
             return grpc.insecure_channel(self.address, options=_OPTIONS)
-        return grpc.secure_channel(self.address, self.credentials(self.tls), options=_OPTIONS)
+        return grpc.secure_channel(self.address, self._credentials(self.tls), options=_OPTIONS)
 
     @staticmethod
-    def credentials(tls: Tls) -> grpc.ChannelCredentials:
+    def _credentials(tls: Tls) -> grpc.ChannelCredentials:
         """Read the files of TLS, anew for each connection: they may have been renewed."""
         return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
 

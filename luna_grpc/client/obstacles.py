@@ -9,6 +9,7 @@ import grpc
 
 from luna_grpc.client import errors
 from luna_grpc.client.endpoint import Endpoint
+from luna_grpc.client.errors import ClientError, UnavailableError
 
 _OTHER: Final = (
     "something else does, perhaps its REST door; take the address behind grpc= in the line that luna serve prints: LUNA_ADDRESS, "
@@ -23,6 +24,8 @@ _LASTING: Final = {
     "Failed to create security handshaker": "a file of TLS does not hold what it should: a CA, a certificate and its key, in PEM",
 }
 """What the next try would meet too, by what gRPC says of it."""
+_SILENT: Final = "no answer"
+_UNREACHED: Final = ("failed to connect", "errors resolving", "Deadline Exceeded", "DEADLINE_EXCEEDED", _SILENT)
 _CLOSED: Final = ("Socket closed", "Connection reset")
 _WANTS_TLS: Final = "what is there has TLS; name the file of its CA: LUNA_TLS_CA, --tls-ca, or tls=Tls(ca=…)"
 _CLOSED_AT_ONCE: Final = "the connection is closed at once, perhaps by a proxy whose registry is away; see that the registry runs"
@@ -46,11 +49,19 @@ def lasting(endpoint: Endpoint, details: str) -> str | None:
 
 
 def passing(endpoint: Endpoint, details: str) -> str:
-    """Return the next step for a registry that did not answer for as long as it was waited for."""
-    if not _is_closed(details):
+    """Return what is wrong for now, and the next step: no registry is there, or one refuses what it may accept later."""
+    if _is_closed(details):
+        may_want_one = endpoint.tls is not None and not endpoint.tls.cert
+        return _sentence(endpoint, _WANTS_CERTIFICATE if may_want_one else _CLOSED_AT_ONCE, details)
+    if any(sign in details for sign in _UNREACHED):
         return _sentence(endpoint, _NOBODY, details)
-    may_want_one = endpoint.tls is not None and not endpoint.tls.cert
-    return _sentence(endpoint, _WANTS_CERTIFICATE if may_want_one else _CLOSED_AT_ONCE, details)
+    return f"the registry at {endpoint.address} refuses it for now: {details}"
+
+
+def given_up(endpoint: Endpoint, error: ClientError | None, seconds: float) -> UnavailableError:
+    """Return the error of a program that has waited for so long, by what went wrong last."""
+    details = str(error or f"{_SILENT} within {seconds:g} s")
+    return UnavailableError(f"{passing(endpoint, details)}; with wait=0 it is waited for in the background")
 
 
 def outcome(call: Any, endpoint: Endpoint) -> tuple[int, str]:  # noqa: ANN401 - the stubs do not know that it is a call

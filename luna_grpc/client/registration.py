@@ -11,9 +11,9 @@ from luna_grpc.client import telling, vitality
 from luna_grpc.client.actions import State
 from luna_grpc.client.description import chosen, described
 from luna_grpc.client.endpoint import Endpoint, Tls
-from luna_grpc.client.errors import AlreadyRegisteredError, ClientError, ConfigurationError, StoppedError, UnavailableError
+from luna_grpc.client.errors import AlreadyRegisteredError, ClientError, ConfigurationError, StoppedError
 from luna_grpc.client.held import Held
-from luna_grpc.client.obstacles import passing
+from luna_grpc.client.obstacles import given_up
 from luna_grpc.client.outcome import Outcome
 from luna_grpc.client.ownprocess import OwnProcess
 from luna_grpc.client.runner import Runner, pool
@@ -276,8 +276,7 @@ class Registration:
         self._process.check(self.instance_id)
         if self._state not in {State.STOPPED, State.LOST}:
             raise AlreadyRegisteredError(f"{self.instance_id} is started already")
-        if self._endpoint.tls is not None:
-            self._endpoint.credentials(self._endpoint.tls)
+        self._endpoint.check()
         self._loop = vitality.running_loop()
         if self._tied and self._loop is None:
             raise ConfigurationError("tied_to_loop=True needs an event loop: use `async with`, or call start within one")
@@ -317,10 +316,10 @@ class Registration:
                 telling.call(self._on_lost, error, self._loop)
 
     def _give_up(self) -> ClientError:
-        reason = self._error or f"no answer within {self._wait:g} s"
+        reason = given_up(self._endpoint, self._error, self._wait)
         self._leave()
         self._over()
-        return UnavailableError(f"{passing(self._endpoint, str(reason))}; with wait=0 it is waited for in the background")
+        return reason
 
     def _leave(self, drain: float = 0.0) -> None:
         if self._state is not State.STOPPED:

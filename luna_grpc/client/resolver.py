@@ -18,7 +18,7 @@ from luna_grpc.client.catalogue import Catalogue, Instance, RoundRobin
 from luna_grpc.client.endpoint import Endpoint, Tls
 from luna_grpc.client.errors import ClientError, ConfigurationError, NoInstanceError, StoppedError, UnavailableError
 from luna_grpc.client.jitter import full_jitter
-from luna_grpc.client.obstacles import outcome, passing
+from luna_grpc.client.obstacles import given_up, outcome
 from luna_grpc.client.outcome import Outcome
 from luna_grpc.client.ownprocess import OwnProcess
 from luna_grpc.v1 import registry_pb2_grpc
@@ -206,8 +206,7 @@ class ServiceResolver:
         self._process.check("the resolver")
         if self._run is not None:
             raise ConfigurationError("the resolver is started already: stop it first")
-        if self._endpoint.tls is not None:
-            self._endpoint.credentials(self._endpoint.tls)
+        self._endpoint.check()
         self._process.begin()
         run = self._run = _Run()
         before = self._last_thread
@@ -273,9 +272,9 @@ class ServiceResolver:
         return heard, *outcome(call, self._endpoint)
 
     def _given_up(self) -> ClientError:
-        reason = self._error or f"no list within {self._wait:g} s"
+        reason = given_up(self._endpoint, self._error, self._wait)
         self.stop()
-        return UnavailableError(f"{passing(self._endpoint, str(reason))}; with wait=0 it is waited for in the background")
+        return reason
 
     def _check(self, error: ClientError | None) -> None:
         if error is not None:

@@ -293,6 +293,22 @@ async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
             await until(lambda: registration.error is None)
 
 
+async def test_a_registry_that_refuses_for_now_is_not_called_away() -> None:
+    """One that is full may have room later; until then the program is told what it says."""
+    async with running(settings_for_tests(max_instances=1)) as server:
+        address = f"127.0.0.1:{server.grpc_port}"
+        async with Registration(ID, address=address):
+            with pytest.raises(
+                client.UnavailableError, match=rf"the registry at {address} refuses it for now: .*LUNA_MAX_INSTANCES"
+            ):
+                await Registration("orders:localhost:1", address=address, wait=0.5).start_async()
+            waiting = Registration("orders:localhost:2", address=address)
+            starting = asyncio.create_task(waiting.start_async())
+            await until(lambda: waiting.error)
+        await starting
+        await waiting.stop_async()
+
+
 async def test_a_registration_that_comes_too_late_is_taken_back(server: Luna) -> None:
     """The registry makes it, and its answer is not there in time: nobody keeps it, so it must not be listed."""
     async with standing_before(server.grpc) as proxy:
