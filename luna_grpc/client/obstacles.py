@@ -25,8 +25,9 @@ _LASTING: Final = {
 }
 """What the next try would meet too, by what gRPC says of it."""
 _SILENT: Final = "no answer"
-_UNREACHED: Final = ("failed to connect", "errors resolving", "Deadline Exceeded", "DEADLINE_EXCEEDED", _SILENT)
 _CLOSED: Final = ("Socket closed", "Connection reset")
+_NOT_MADE: Final = "failed to connect"
+_UNREACHED: Final = (_NOT_MADE, "errors resolving", "Deadline Exceeded", "DEADLINE_EXCEEDED", _SILENT, *_CLOSED)
 _WANTS_TLS: Final = "what is there has TLS; name the file of its CA: LUNA_TLS_CA, --tls-ca, or tls=Tls(ca=…)"
 _CLOSED_AT_ONCE: Final = "the connection is closed at once, perhaps by a proxy whose registry is away; see that the registry runs"
 _WANTS_CERTIFICATE: Final = (
@@ -80,11 +81,12 @@ def _sentence(endpoint: Endpoint, step: str, details: str) -> str:
 
 
 def _is_closed(details: str) -> bool:
-    return any(sign in details for sign in _CLOSED)
+    """Whether a connection was closed before anything was said; a stream that breaks may have been closed too."""
+    return _NOT_MADE in details and any(sign in details for sign in _CLOSED)
 
 
 def _has_tls(endpoint: Endpoint) -> bool:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whether it speaks TLS at all; nothing is sent
     host, _, port = endpoint.address.rpartition(":")
     where = host.strip("[]"), int(port)
