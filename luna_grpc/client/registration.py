@@ -300,17 +300,18 @@ class Registration:
 
     def _told(self, state: State, error: ClientError | None) -> None:
         """Learn how it is doing, in the thread of the runner."""
-        is_raised = self._wait > 0 and not self._started.is_set  # `start` waits for it
+        started, ended, helpers = self._started, self._ended, self._vitality  # once it is LOST, it may be started again
+        is_raised = self._wait > 0 and not started.is_set  # `start` waits for it
         is_told = state is State.LOST and (self._on_lost is not None or self._waiting > 0)
         self._state, self._error = state, error
         if state is State.REGISTERED:
-            self._started.set(None)
+            started.set(None)
         elif state in {State.LOST, State.STOPPED}:
-            self._started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
-            self._ended.set(error)
+            started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
+            ended.set(error)
         telling.note(self.instance_id, state, error, is_told=is_raised or is_told)
         if state is State.LOST and error is not None:
-            for helper in self._vitality:
+            for helper in helpers:
                 helper.stop()
             if self._on_lost is not None and not is_raised:
                 telling.call(self._on_lost, error, self._loop)

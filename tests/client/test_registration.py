@@ -19,7 +19,7 @@ from seen import ID, PATIENCE, TTL, instance, restarted, shows
 
 from luna_grpc import client, users
 from luna_grpc.access import Role
-from luna_grpc.client import OnDisconnect, Registration, State, Status, vitality
+from luna_grpc.client import OnDisconnect, Registration, State, Status, telling, vitality
 from luna_grpc.serve import running
 from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
@@ -480,6 +480,32 @@ async def test_what_watches_a_program_ends_with_the_registration(server: Luna, m
     await asyncio.to_thread(registration.start)
     await asyncio.sleep(2.5 * vitality.AT_FIRST)
     assert len(asked) <= 1
+
+
+async def test_who_starts_again_at_once_is_not_disturbed_by_the_end(server: Luna, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the heartbeats is still busy with the end of the first registration when the second has begun."""
+    asked: list[bool] = []
+    note = telling.note
+
+    def begins_anew(instance_id: str, state: State, error: client.ClientError | None, *, is_told: bool) -> None:
+        note(instance_id, state, error, is_told=is_told)
+        if state is State.LOST:
+            registration.start()
+            again.append(True)
+
+    again: list[bool] = []
+    registration = Registration(ID, address=server.grpc, health=partial(_notes, asked), wait=0)
+    registration.start()
+    try:
+        await shows(server, "OK")
+        monkeypatch.setattr(telling, "note", begins_anew)
+        await taken_over(server)
+        await until(lambda: again and registration.state is State.REGISTERED)
+        before = len(asked)
+        await until(lambda: len(asked) > before + 3)
+        await shows(server, "OK")
+    finally:
+        await registration.stop_async()
 
 
 async def test_an_end_that_is_not_waited_for_is_an_end(server: Luna) -> None:
