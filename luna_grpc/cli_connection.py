@@ -143,7 +143,7 @@ def errors_end_it() -> Iterator[None]:
         yield
     except client.LimitError as error:
         fail(error, code=EXIT_TRY_LATER)
-    except client.UnavailableError as error:
+    except (client.NotALunaError, client.UnavailableError) as error:
         fail(error, code=EXIT_NOT_THERE)
     except (client.CredentialsError, client.NotAllowedError) as error:
         fail(error, code=EXIT_NOT_ALLOWED)

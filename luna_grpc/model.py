@@ -127,7 +127,7 @@ def check_instance_id(text: str) -> str:
             field="instance_id",
         )
     _, domain, port = match.groups()
-    if not _is_domain(domain):
+    if not is_domain(domain):
         raise InvalidArgumentError(
             f"the domain {shown(domain)} of the instance id is neither a DNS name nor an IPv4 address "
             "nor an IPv6 address in brackets",
@@ -152,9 +152,10 @@ def service_name_of(instance_id: str) -> str:
     return instance_id.partition(":")[0]
 
 
-def _is_domain(domain: str) -> bool:
+def is_domain(domain: str) -> bool:
+    """Whether this is a DNS name, an IPv4 address or an IPv6 address in brackets."""
     if domain.startswith("["):
-        return _is_ipv6(domain[1:-1])
+        return domain.endswith("]") and _is_ipv6(domain[1:-1])
     if _DIGITS_AND_DOTS.fullmatch(domain):
         return _IPV4.fullmatch(domain) is not None
     return all(_LABEL.fullmatch(label) for label in domain.removesuffix(".").split("."))

@@ -10,6 +10,8 @@ class Proxy:
 
     def __init__(self, server: str) -> None:
         self.address = ""
+        self.delay = 0.0
+        """Seconds for which whatever is sent stays on its way, each piece after the other."""
         self._host, _, self._port = server.rpartition(":")
         self._sinks: set[asyncio.StreamWriter] = set()
         self._silent: set[asyncio.StreamWriter] = set()
@@ -34,6 +36,8 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if sink not in self._silent:
                     sink.write(data)
         sink.close()

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -219,6 +219,16 @@ def clean_environment() -> dict[str, str]:
 def session(base_url: str, header: str | None = None) -> ClientSession:
     """Return an HTTP client that sends credentials."""
     return ClientSession(base_url, headers={"Authorization": basic() if header is None else header})
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Look until something is so that nobody tells; `condition` may be asynchronous. Too late is far later than it should take."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.01)
 
 
 async def status_of(client: ClientSession, path: str, **options: Any) -> int:

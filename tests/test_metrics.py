@@ -22,7 +22,7 @@ from luna_grpc.histogram import BOUNDS, Histogram
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import Channel, Stub, basic, channel, instance_json, session, settings_for_tests
+from support import Channel, Stub, basic, channel, instance_json, session, settings_for_tests, until
 
 openmetrics: Callable[[str], Iterable[Metric]] = parser.text_string_to_metric_families  # has no annotations
 INSTANCES: Final = "/registry/v1/instances/"
@@ -396,13 +396,6 @@ CASES: Final[dict[str, Case]] = {
     "luna_state_file_failing_seconds": Case("gauge", a_lost_disk, {"luna_state_file_failing_seconds": 0.001}, STATE, at_least=True),
     "luna_state_file_transactions_total": Case("counter", one, {"luna_state_file_transactions_total": 1}, STATE, at_least=True),
 }
-
-
-async def until(look: Callable[[], bool]) -> None:
-    """Wait for something to become so."""
-    async with asyncio.timeout(20):
-        while not look():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", CASES)

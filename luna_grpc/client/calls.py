@@ -12,19 +12,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from luna_grpc.client import errors
 from luna_grpc.client.endpoint import Endpoint
 from luna_grpc.client.errors import ClientError, LimitError, UnavailableError
+from luna_grpc.client.obstacles import lasting, passing
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 
 DEADLINE: Final = 10.0
 """Seconds in which a call has to be answered."""
 PAGE_SIZE: Final = 500
-# By what gRPC says of a connection that could not be made.
-_STEPS: Final = {
-    "http1": "something else does, perhaps its REST door; take the address behind grpc= in the line that luna serve prints",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; name the file of its CA with --tls-ca or LUNA_TLS_CA",
-    "Socket closed": "the connection was closed at once; it may want TLS (--tls-ca) or a client certificate (--tls-client-cert)",
-}
-_START: Final = "start one with luna serve, or name another one with --address or LUNA_ADDRESS"
 NOT_THERE: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
@@ -125,21 +119,14 @@ class Calls:
     def _said(self, error: grpc.RpcError) -> ClientError:
         code, details = error.code(), error.details() or ""
         if code in NOT_THERE:
-            step = next((step for sign, step in _STEPS.items() if sign in details), _START)
-            return UnavailableError(
-                f"no registry answers at {self._endpoint.address}{'' if self._endpoint.tls else ', without TLS'}: {step} "
-                f"({_cause(details) or code.name})"
-            )
+            said = details or code.name
+            return UnavailableError(lasting(self._endpoint, said) or passing(self._endpoint, said))
         final = errors.final(code.value[0], details)
         if isinstance(final, errors.CredentialsError | errors.NotAllowedError):
             return final
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return LimitError(details)
         return RefusedError(details or code.name)
-
-
-def _cause(details: str) -> str:
-    return details.partition("\n")[0].rpartition("last error: ")[2]
 
 
 def as_json(message: Message) -> Mapping[str, Any]:

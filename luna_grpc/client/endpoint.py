@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Final, Self
 import grpc
 
 from luna_grpc.client.errors import ConfigurationError
-from luna_grpc.model import MAX_PORT
+from luna_grpc.model import MAX_PORT, is_domain
 
 ADDRESS: Final = "127.0.0.1:50051"
+_PORT: Final = re.compile("[1-9][0-9]{0,4}")
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A connection of its own each time: one that is shared with other parts of a program may be the one that has just gone silent.
     ("grpc.use_local_subchannel_pool", 1),
@@ -73,6 +75,16 @@ class Endpoint:
             return ()
         return (("authorization", "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()),)
 
+    def check(self) -> None:
+        """Look at the files of TLS before anything is begun.
+
+        Raises:
+            ConfigurationError: one of them cannot be read.
+
+        """
+        if self.tls is not None:
+            self._credentials(self.tls)
+
     def connect(self) -> grpc.Channel:
         """Begin with a connection of its own.
 
@@ -82,10 +94,10 @@ class Endpoint:
         """
         if self.tls is None:
             return grpc.insecure_channel(self.address, options=_OPTIONS)
-        return grpc.secure_channel(self.address, self.credentials(self.tls), options=_OPTIONS)
+        return grpc.secure_channel(self.address, self._credentials(self.tls), options=_OPTIONS)
 
     @staticmethod
-    def credentials(tls: Tls) -> grpc.ChannelCredentials:
+    def _credentials(tls: Tls) -> grpc.ChannelCredentials:
         """Read the files of TLS, anew for each connection: they may have been renewed."""
         return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
 
@@ -97,9 +109,11 @@ def _tls(env: Mapping[str, str]) -> Tls | None:
 
 
 def _checked(address: str) -> str:
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not host or not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
-        raise ConfigurationError(f"the address {address!r} is wrong: it must be host:port, for example {ADDRESS}")
+    host, _, port = address.rpartition(":")
+    if not is_domain(host) or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
+        raise ConfigurationError(
+            f"the address {address!r} is wrong: it must be host:port, for example {ADDRESS}; an IPv6 address stands in brackets"
+        )
     return address
 
 

@@ -5,9 +5,7 @@ from typing import Final
 from google.rpc import code_pb2
 
 OK: Final = code_pb2.OK
-CANCELLED: Final = code_pb2.CANCELLED
 INVALID_ARGUMENT: Final = code_pb2.INVALID_ARGUMENT
-DEADLINE_EXCEEDED: Final = code_pb2.DEADLINE_EXCEEDED
 NOT_FOUND: Final = code_pb2.NOT_FOUND
 ALREADY_EXISTS: Final = code_pb2.ALREADY_EXISTS
 PERMISSION_DENIED: Final = code_pb2.PERMISSION_DENIED
@@ -16,6 +14,8 @@ RESOURCE_EXHAUSTED: Final = code_pb2.RESOURCE_EXHAUSTED
 FAILED_PRECONDITION: Final = code_pb2.FAILED_PRECONDITION
 UNIMPLEMENTED: Final = code_pb2.UNIMPLEMENTED
 UNAVAILABLE: Final = code_pb2.UNAVAILABLE
+NOT_A_LUNA: Final = UNIMPLEMENTED
+"""Said too of a connection that cannot be made however long one waits."""
 
 
 class ClientError(Exception):
@@ -23,7 +23,7 @@ class ClientError(Exception):
 
 
 class ConfigurationError(ClientError):
-    """What the program or its environment says of the connection cannot be used: an address, a file of TLS. Nothing was sent."""
+    """What the program or its environment says cannot be: an address, a file of TLS, an option. Nothing was sent."""
 
 
 class UnavailableError(ClientError):
@@ -55,7 +55,7 @@ class SupersededError(ClientError):
 
 
 class NotALunaError(ClientError):
-    """Something else than a Luna registry answers at the address; 50051 is the usual port of its gRPC API."""
+    """No Luna registry answers at the address, or one with TLS where the program has none, or the other way round, or untrusted."""
 
 
 class ForkedError(ClientError):
@@ -74,23 +74,21 @@ class InternalError(ClientError):
     """A bug in the client; the log has more."""
 
 
+_SUPERSEDED: Final = "another process has registered this id: give each process an id of its own, or stop the other one"
 # What the registry would say again to the next try.
 _FINAL: Final[dict[int, tuple[type[ClientError], str]]] = {
     UNAUTHENTICATED: (CredentialsError, "wrong credentials: check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD"),
     PERMISSION_DENIED: (NotAllowedError, "not allowed"),
     INVALID_ARGUMENT: (InvalidArgumentError, "not accepted"),
-    ALREADY_EXISTS: (SupersededError, "another process has taken over"),
-    FAILED_PRECONDITION: (SupersededError, "another process has taken over"),
+    ALREADY_EXISTS: (SupersededError, _SUPERSEDED),
+    FAILED_PRECONDITION: (SupersededError, _SUPERSEDED),
 }
 
 
 # The same, to a process that was never registered.
 _FINAL_AT_FIRST: Final[dict[int, tuple[type[ClientError], str]]] = _FINAL | {
-    ALREADY_EXISTS: (AlreadyRegisteredError, "the id is taken"),
-    UNIMPLEMENTED: (
-        NotALunaError,
-        "something else than a Luna registry answers: check LUNA_ADDRESS, whose port is the one of gRPC",
-    ),
+    ALREADY_EXISTS: (AlreadyRegisteredError, "the id is taken: take another one, or replace whoever has it with replace=True"),
+    NOT_A_LUNA: (NotALunaError, ""),
 }
 
 
@@ -108,4 +106,4 @@ def final(code: int, message: str, *, first: bool = False) -> ClientError | None
     if code not in known:
         return None
     cls, words = known[code]
-    return cls(f"{words} ({message})")
+    return cls(f"{words} ({message})" if words else message)

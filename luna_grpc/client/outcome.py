@@ -1,7 +1,6 @@
 """Something that happens once, waited for by threads and by event loops."""
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -14,6 +13,13 @@ class Outcome(Generic[T]):
 
     def __init__(self) -> None:
         self._future: Future[T] = Future()
+        self._future.add_done_callback(self._pass_on)
+        self._waiting: set[Future[T]] = set()  # one for each wait of an event loop: a wait that is cancelled ends no other
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it has come."""
+        return self._future.done()
 
     def set(self, value: T) -> None:
         """Let those who wait go on."""
@@ -31,15 +37,17 @@ class Outcome(Generic[T]):
 
     async def wait_async(self, seconds: float | None = None) -> T:
         """Return the value, as `wait` does."""
-        copy: Future[T] = Future()  # a wait that is cancelled cancels this one only
-        self._future.add_done_callback(_into(copy))
-        async with asyncio.timeout(seconds):
-            return await asyncio.wrap_future(copy)
+        own: Future[T] = Future()
+        self._waiting.add(own)
+        try:
+            if self._future.done():  # asked after we are among those who wait: nothing falls in between
+                return self._future.result()
+            async with asyncio.timeout(seconds):
+                return await asyncio.wrap_future(own)
+        finally:
+            self._waiting.discard(own)
 
-
-def _into(copy: Future[T]) -> Callable[[Future[T]], None]:
-    def done(future: Future[T]) -> None:
-        with suppress(InvalidStateError):
-            copy.set_result(future.result())
-
-    return done
+    def _pass_on(self, future: Future[T]) -> None:
+        for waiting in [*self._waiting]:
+            with suppress(InvalidStateError):
+                waiting.set_result(future.result())

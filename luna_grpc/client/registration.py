@@ -1,25 +1,19 @@
 """A registration as programs see it."""
 
 import asyncio
+import contextlib
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-from luna_grpc.client import vitality
+from luna_grpc.client import telling, vitality
 from luna_grpc.client.actions import State
-from luna_grpc.client.description import described
+from luna_grpc.client.description import chosen, described
 from luna_grpc.client.endpoint import Endpoint, Tls
-from luna_grpc.client.errors import (
-    AlreadyRegisteredError,
-    ClientError,
-    ConfigurationError,
-    LimitError,
-    StoppedError,
-    UnavailableError,
-)
+from luna_grpc.client.errors import AlreadyRegisteredError, ClientError, ConfigurationError, StoppedError
 from luna_grpc.client.held import Held
+from luna_grpc.client.obstacles import given_up
 from luna_grpc.client.outcome import Outcome
 from luna_grpc.client.ownprocess import OwnProcess
 from luna_grpc.client.runner import Runner, pool
@@ -27,8 +21,6 @@ from luna_grpc.client.session import PATIENCE
 from luna_grpc.client.sigterm import SigtermHandler
 from luna_grpc.model import OnDisconnect, Status
 from luna_grpc.v1 import registry_pb2 as pb
-
-log: Final = logging.getLogger("luna_grpc.client")
 
 
 class Registration:
@@ -43,13 +35,14 @@ class Registration:
     - `address`, `username`, `password`, `tls`: the registry, and who asks. By default LUNA_ADDRESS or `127.0.0.1:50051`,
       LUNA_AUTH_USERNAME or `admin`, LUNA_AUTH_PASSWORD or empty, and TLS when LUNA_TLS_CA names a file.
     - `replace`: whether to take the id over from whoever has it, most likely an earlier run that was killed.
-    - `wait`: for how many seconds `start` waits for the registry; 0: not at all, it is waited for in the background.
+    - `wait`: for how many seconds `start` waits for the registry; 0: not at all, it is waited for in the background. One that was
+      asked and is silent gets up to 5 s more, or what it still registers would stay behind.
     - `drain`: how many seconds before its end an instance reports DOWN, so that nobody sends it more.
     - `on_disconnect`: what the registry does when the connection breaks: nothing until the lease ends, by default.
     - `tied_to_loop`: heartbeats stop while the event loop that it was started in is blocked for longer than an interval.
     - `health`: a function without arguments, called in each interval in a thread; DOWN is reported unless it returns True.
-    - `on_lost`: called with the error when the registration has ended for good: in the event loop that it was started in, or
-      else in a thread that must not be held up.
+    - `on_lost`: called with the error when the registration has ended for good, unless `start` raises it: in the event loop that
+      it was started in, or else in a thread of its own. Without it and `until_lost`, the log has a warning.
     - `handle_sigterm`: whether SIGTERM stops it first, and then does what it would have done.
     """
 
@@ -80,7 +73,8 @@ class Registration:
         if inspect.iscoroutinefunction(health):
             raise ConfigurationError("health is a coroutine function, and is called in a thread: it must be a plain function")
         self._instance = described(
-            pb.Instance(instance_id=instance_id),
+            pb.Instance(),
+            instance_id=instance_id,
             url=url,
             name=name,
             version=version,
@@ -88,20 +82,21 @@ class Registration:
             weight=weight,
             metadata=metadata,
         )
-        self._status = Status(status)
+        self._status = chosen(Status, status)
         self._endpoint = Endpoint.of(address, username, password, tls)
         self._replace = replace
         self._wait = wait
         self._drain = drain
-        self._on_disconnect = on_disconnect
+        self._on_disconnect = chosen(OnDisconnect, on_disconnect)
         self._tied = tied_to_loop
         self._health = health
         self._on_lost = on_lost
-        self._sigterm = SigtermHandler(self._leave_and_wait) if handle_sigterm else None
+        self._sigterm = SigtermHandler(lambda: self._leave(drain), self._wait_for_the_end) if handle_sigterm else None
         self._state = State.STOPPED
         self._error: ClientError | None = None
         self._process = OwnProcess()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = 0  # in `until_lost`
         self._vitality: list[vitality.LoopPulse | vitality.HealthCheck] = []
 
     # Its life
@@ -115,7 +110,7 @@ class Registration:
             CredentialsError: the registry does not know the user and the password.
             ForkedError: it was started by the parent of this process.
             InvalidArgumentError: the registry does not accept what is said of the instance.
-            NotALunaError: something else answers at the address.
+            NotALunaError: something else answers at the address, or TLS is missing, not wanted or not trusted.
             NotAllowedError: the user may not register this.
             UnavailableError: no registry answered within `wait` seconds; a LimitError, if it only had no room for that long.
 
@@ -156,16 +151,21 @@ class Registration:
 
         """
         self._process.check(self.instance_id)
-        self._leave_and_wait()
-        self._over()
+        try:
+            self._leave(self._drain)
+            self._wait_for_the_end()
+        finally:
+            self._over()
 
     async def stop_async(self) -> None:
         """Do what `stop` does."""
         self._process.check(self.instance_id)
-        if self._state is not State.STOPPED:
+        try:
             self._leave(self._drain)
-            await self._ended.wait_async()
-        self._over()
+            if self._state is not State.STOPPED:
+                await self._ended.wait_async()
+        finally:  # a program that does not wait for the end leaves all the same
+            self._over()
 
     def __enter__(self) -> Self:
         self.start()
@@ -223,20 +223,26 @@ class Registration:
             ClientError: it has ended for good; most likely a SupersededError.
 
         """
+        self.raise_if_lost()
         self._check_running()
-        await self._ended.wait_async()
+        self._waiting += 1
+        try:
+            await self._ended.wait_async()
+        finally:
+            self._waiting -= 1
         self.raise_if_lost()
 
     def set_status(self, status: Status) -> None:
         """Report another status, at once or as soon as the registry is there.
 
         Raises:
+            ConfigurationError: there is no such status.
             ForkedError: it was started by the parent of this process.
             StoppedError: it is not started, or has ended.
 
         """
         self._check_running()
-        held, said = self._held, Status(status)
+        held, said = self._held, chosen(Status, status)
         self._runner.post(lambda _: setattr(held, "status", said))
 
     def set_info(
@@ -252,6 +258,7 @@ class Registration:
         """Tell the registry something else of the instance; what is None stays. What it does not accept is taken back: see `error`.
 
         Raises:
+            ConfigurationError: something is not of its type.
             ForkedError: it was started by the parent of this process.
             StoppedError: it is not started, or has ended.
 
@@ -269,13 +276,12 @@ class Registration:
         self._process.check(self.instance_id)
         if self._state not in {State.STOPPED, State.LOST}:
             raise AlreadyRegisteredError(f"{self.instance_id} is started already")
-        if self._endpoint.tls is not None:
-            self._endpoint.credentials(self._endpoint.tls)
+        self._endpoint.check()
         self._loop = vitality.running_loop()
         if self._tied and self._loop is None:
             raise ConfigurationError("tied_to_loop=True needs an event loop: use `async with`, or call start within one")
         if self._sigterm is not None:
-            self._sigterm.install()
+            self._sigterm.check()
         self._held = Held(self._instance, self._status, replace=self._replace, tied=self._tied, checked=self._health is not None)
         self._started: Outcome[ClientError | None] = Outcome()
         self._ended: Outcome[ClientError | None] = Outcome()
@@ -284,54 +290,47 @@ class Registration:
             self._runner: Runner = pool().add(self._endpoint, self._on_disconnect, self._held, self._told)
         except ClientError:
             self._state = State.STOPPED
-            self._over()
             raise
         self._process.begin()
+        if self._sigterm is not None:  # not before there is something to leave
+            self._sigterm.install()
         self._vitality = vitality.watch(self._held, self._runner, self._loop if self._tied else None, self._health)
+        if self._ended.is_set:  # before there was anything to stop
+            self._over()
 
     def _told(self, state: State, error: ClientError | None) -> None:
         """Learn how it is doing, in the thread of the runner."""
+        started, ended, helpers = self._started, self._ended, self._vitality  # once it is LOST, it may be started again
+        is_raised = self._wait > 0 and not started.is_set  # `start` waits for it
+        is_told = state is State.LOST and (self._on_lost is not None or self._waiting > 0)
         self._state, self._error = state, error
         if state is State.REGISTERED:
-            self._started.set(None)
+            started.set(None)
         elif state in {State.LOST, State.STOPPED}:
-            self._started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
-            self._ended.set(error)
-        if error is None:
-            log.info("%s is %s", self.instance_id, state.value)
-        else:
-            log.warning("%s is %s: %s", self.instance_id, state.value, error)
+            started.set(error or StoppedError(f"{self.instance_id} was stopped before it was registered"))
+            ended.set(error)
+        telling.note(self.instance_id, state, error, is_told=is_raised or is_told)
         if state is State.LOST and error is not None:
-            for helper in self._vitality:
+            for helper in helpers:
                 helper.stop()
-            if self._on_lost is not None:
-                self._tell_lost(self._on_lost, error)
-
-    def _tell_lost(self, on_lost: Callable[[ClientError], None], error: ClientError) -> None:
-        if self._loop is not None:
-            vitality.in_loop(self._loop, lambda: on_lost(error))
-            return
-        try:
-            on_lost(error)
-        except Exception:
-            log.exception("on_lost has failed")
+            if self._on_lost is not None and not is_raised:
+                telling.call(self._on_lost, error, self._loop)
 
     def _give_up(self) -> ClientError:
-        reason = self._error or f"no answer within {self._wait:g} s"
-        self._leave(patience=0)
+        reason = given_up(self._endpoint, self._error, self._wait)
+        self._leave()
         self._over()
-        if isinstance(reason, LimitError):
-            return reason
-        return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
+        return reason
 
-    def _leave(self, drain: float = 0.0, patience: float = PATIENCE) -> None:
-        runner, held = self._runner, self._held
-        runner.post(lambda now: runner.session.remove(now, held, drain=drain, patience=patience))
-
-    def _leave_and_wait(self) -> None:
+    def _leave(self, drain: float = 0.0) -> None:
         if self._state is not State.STOPPED:
-            self._leave(self._drain)
-            self._ended.wait(self._drain + 2 * PATIENCE)
+            runner, held = self._runner, self._held
+            runner.post(lambda now: runner.session.remove(now, held, drain=drain))
+
+    def _wait_for_the_end(self) -> None:
+        if self._state is not State.STOPPED:
+            with contextlib.suppress(TimeoutError):  # whoever stops goes on in any case
+                self._ended.wait(self._drain + 2 * PATIENCE)
 
     def _over(self) -> None:
         for helper in self._vitality:

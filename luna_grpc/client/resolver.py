@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,14 +18,29 @@ from luna_grpc.client.catalogue import Catalogue, Instance, RoundRobin
 from luna_grpc.client.endpoint import Endpoint, Tls
 from luna_grpc.client.errors import ClientError, ConfigurationError, NoInstanceError, StoppedError, UnavailableError
 from luna_grpc.client.jitter import full_jitter
+from luna_grpc.client.obstacles import given_up, outcome
 from luna_grpc.client.outcome import Outcome
 from luna_grpc.client.ownprocess import OwnProcess
-from luna_grpc.client.transport import outcome
 from luna_grpc.v1 import registry_pb2_grpc
 
 log: Final = logging.getLogger("luna_grpc.client")
 LONGEST: Final = 5.0
 """The most seconds between two tries to reach the registry."""
+
+
+@dataclass
+class _Run:
+    """What lasts from `start` to `stop`."""
+
+    synced: Outcome[ClientError | None] = field(default_factory=Outcome)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    call: Any = None
+
+    def stop(self) -> None:
+        """Let the thread end, soon."""
+        self.stopping.set()
+        if self.call is not None:
+            self.call.cancel()
 
 
 class ServiceResolver:
@@ -53,9 +69,8 @@ class ServiceResolver:
         self._random = random.Random()  # noqa: S311 - jitter
         self._turns: defaultdict[str, RoundRobin] = defaultdict(lambda: RoundRobin(self._random))
         self._process = OwnProcess()
-        self._synced: Outcome[ClientError | None] = Outcome()
-        self._stopping: threading.Event | None = None
-        self._call: Any = None
+        self._run: _Run | None = None
+        self._last_thread: threading.Thread | None = None
         self._error: ClientError | None = None
 
     # Its life
@@ -64,27 +79,30 @@ class ServiceResolver:
         """Get the list, and keep it up to date from now on.
 
         Raises:
-            ConfigurationError: the files of TLS cannot be read.
+            ConfigurationError: the files of TLS cannot be read, or it is started already.
             CredentialsError: the registry does not know the user and the password.
             ForkedError: it was started by the parent of this process.
             InvalidArgumentError: the registry does not accept a name.
-            NotALunaError: something else answers at the address.
+            NotALunaError: something else answers at the address, or TLS is missing, not wanted or not trusted.
             UnavailableError: no registry answered within `wait` seconds.
 
         """
-        self._begin()
+        run = self._begin()
         if self._wait:
             try:
-                self._check(self._synced.wait(self._wait))
+                self._check(run.synced.wait(self._wait))
             except TimeoutError:
                 raise self._given_up() from None
+            except KeyboardInterrupt:  # nobody will stop it
+                self.stop()
+                raise
 
     async def start_async(self) -> None:
         """Do what `start` does."""
-        self._begin()
+        run = self._begin()
         if self._wait:
             try:
-                self._check(await self._synced.wait_async(self._wait))
+                self._check(await run.synced.wait_async(self._wait))
             except TimeoutError:
                 raise self._given_up() from None
             except asyncio.CancelledError:
@@ -92,13 +110,11 @@ class ServiceResolver:
                 raise
 
     def stop(self) -> None:
-        """Keep the list up to date no longer; what is known stays."""
+        """Keep the list up to date no longer, and give it to nobody: an old list would be taken for the present one."""
         self._process.check("the resolver")
-        if self._stopping is not None:
-            self._stopping.set()
-            self._stopping = None
-        if self._call is not None:
-            self._call.cancel()
+        run, self._run = self._run, None
+        if run is not None:
+            run.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -132,8 +148,14 @@ class ServiceResolver:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The names of the services that have instances."""
-        self._process.check("the resolver")
+        """The names of the services that have instances.
+
+        Raises:
+            ForkedError: it was started by the parent of this process.
+            StoppedError: it is not started, or was stopped.
+
+        """
+        self._check_running()
         return self._catalogue.services()
 
     def instances(self, name: str) -> tuple[Instance, ...]:
@@ -142,9 +164,10 @@ class ServiceResolver:
         Raises:
             ConfigurationError: the service was not named at the beginning.
             ForkedError: it was started by the parent of this process.
+            StoppedError: it is not started, or was stopped.
 
         """
-        self._process.check("the resolver")
+        self._check_running()
         if self._catalogue.names and name not in self._catalogue.names:
             raise ConfigurationError(f"{name!r} is not watched: name it in ServiceResolver(…), which has {self._catalogue.names}")
         return self._catalogue.instances(name)
@@ -155,50 +178,74 @@ class ServiceResolver:
         Raises:
             ConfigurationError: the service was not named at the beginning.
             ForkedError: it was started by the parent of this process.
-            NoInstanceError: none is OK.
+            NoInstanceError: none is OK, or there is none, or the first list has not come (with `wait=0`); the message says which.
+            StoppedError: it is not started, or was stopped.
 
         """
         known = self.instances(name)
         picked = self._turns[name].pick(known) if known else None
         if picked is None:
-            raise NoInstanceError(f"of the service {name!r} no instance is OK, and {len(known)} are DOWN")
+            raise NoInstanceError(self._why_none(name, len(known)))
         return picked
 
     # Inside
 
-    def _begin(self) -> None:
-        self._process.check("the resolver")
-        if self._stopping is not None:
-            raise StoppedError("the resolver is started already")
-        if self._endpoint.tls is not None:
-            self._endpoint.credentials(self._endpoint.tls)
-        self._synced = Outcome()
-        self._process.begin()
-        self._stopping = threading.Event()
-        threading.Thread(target=self._run, args=(self._stopping,), name="luna resolver", daemon=True).start()
+    def _why_none(self, name: str, known: int) -> str:
+        if known:
+            return f"of the service {name!r} no instance is OK, and {known} are DOWN"
+        if self.age == math.inf:
+            return f"no instance of {name!r} is known yet: the first list has not come ({self._error or 'it is being asked for'})"
+        return f"there is no instance of {name!r}: see that one is registered, and that the name is written as in luna services"
 
-    def _run(self, stopping: threading.Event) -> None:
+    def _check_running(self) -> None:
+        self._process.check("the resolver")
+        if self._run is None:
+            raise StoppedError("the resolver is not started, or was stopped: call start, or use it within `with`")
+
+    def _begin(self) -> _Run:
+        self._process.check("the resolver")
+        if self._run is not None:
+            raise ConfigurationError("the resolver is started already: stop it first")
+        self._endpoint.check()
+        self._process.begin()
+        run = self._run = _Run()
+        before = self._last_thread
+        self._last_thread = threading.Thread(target=self._keep_up, args=(run, before), name="luna resolver", daemon=True)
+        self._last_thread.start()
+        return run
+
+    def _keep_up(self, run: _Run, before: threading.Thread | None) -> None:
+        """Keep the list up to date, after the thread of the run before has let go of it."""
+        if before is not None:
+            before.join()
+        self._error = None
         attempts = 0
-        while not stopping.is_set():
+        while not run.stopping.is_set():
             try:
-                heard, code, message = self._watch(stopping)
+                heard, code, message = self._watch(run)
             except Exception as error:
-                log.exception("the list of services is not kept up to date")
-                heard, code, message = False, errors.UNAVAILABLE, f"a bug: {error!r}"
-            if stopping.is_set():
+                log.exception("a bug in the client; the list of services is asked for again")
+                heard, code, message = False, errors.UNAVAILABLE, f"a bug in the client: {error!r}"
+            if run.stopping.is_set() or self._is_over(run, code, message):
                 break
-            self._catalogue.lost(time.monotonic())
-            final = errors.final(code, message, first=True)
-            self._error = final or UnavailableError(message or "the registry has ended the connection")
-            if final is not None and self._wait and self.age == math.inf:  # else nobody would hear of it
-                self._synced.set(final)
-                break
-            log.warning("the list of services is not kept up to date: %s", self._error)
             attempts = 0 if heard else attempts + 1
-            stopping.wait(full_jitter(self._random, attempts, LONGEST))
+            run.stopping.wait(full_jitter(self._random, attempts, LONGEST))
         self._catalogue.lost(time.monotonic())
 
-    def _watch(self, stopping: threading.Event) -> tuple[bool, int, str]:
+    def _is_over(self, run: _Run, code: int, message: str) -> bool:
+        """Note how a stream has ended, and say so once; return whether `start` raises it: else nobody would hear of the end."""
+        self._catalogue.lost(time.monotonic())
+        is_waited_for = self._wait > 0 and not run.synced.is_set
+        final = errors.final(code, message, first=True)
+        before, self._error = self._error, final or UnavailableError(message or "the registry has ended the connection")
+        if is_waited_for and final is not None:
+            run.synced.set(final)
+            return True
+        if not is_waited_for and str(before) != str(self._error):
+            log.warning("the list of services is not kept up to date: %s", self._error)
+        return False
+
+    def _watch(self, run: _Run) -> tuple[bool, int, str]:
         """Apply what one stream tells; return whether it told anything, and how it ended."""
         heard = False
         try:
@@ -209,25 +256,25 @@ class ServiceResolver:
             call: Any = registry_pb2_grpc.RegistryStub(channel).WatchServices(
                 self._catalogue.request(), metadata=self._endpoint.metadata
             )
-            self._call = call
-            if stopping.is_set():
+            run.call = call
+            if run.stopping.is_set():
                 call.cancel()
             for message in call:
                 heard = True
                 self._catalogue.apply(message)
                 if message.synced:
                     self._error = None
-                    self._synced.set(None)
+                    run.synced.set(None)
         except grpc.RpcError:
             pass  # the call tells how it ended
         finally:
             channel.close()
-        return heard, *outcome(call)
+        return heard, *outcome(call, self._endpoint)
 
     def _given_up(self) -> ClientError:
-        reason = self._error or f"no list within {self._wait:g} s"
+        reason = given_up(self._endpoint, self._error, self._wait)
         self.stop()
-        return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
+        return reason
 
     def _check(self, error: ClientError | None) -> None:
         if error is not None:

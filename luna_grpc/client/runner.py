@@ -44,7 +44,7 @@ class Runner:
         self.listeners: dict[str, Listener] = {}
         self._clock = clock
         self._inbox: SimpleQueue[Input] = SimpleQueue()  # its `put` may be called within itself, as by a handler of signals
-        self._transport = Transport(connect or endpoint.connect, endpoint.metadata, self.session, self.post)
+        self._transport = Transport(endpoint, connect or endpoint.connect, self.session, self.post)
         self._is_needed: Callable[[], bool] = lambda: False
         self._thread = threading.Thread(target=self._run, name="luna registrations", daemon=True)
 

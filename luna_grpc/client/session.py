@@ -58,11 +58,11 @@ class Session:
         held.pulse(now)
         self._lines.hurry(now)
 
-    def remove(self, now: float, held: Held, *, drain: float = 0.0, patience: float = PATIENCE) -> None:
-        """Report DOWN, deregister after `drain` seconds, and after another `patience` seconds leave it to the end of the lease."""
+    def remove(self, now: float, held: Held, *, drain: float = 0.0) -> None:
+        """Report DOWN, deregister after `drain` seconds, and after another `PATIENCE` seconds leave it to the end of the lease."""
         if self._held.get(held.id) is held and not held.leaving:
             held.leave_at = now + drain
-            held.give_up_at = held.leave_at + patience
+            held.give_up_at = held.leave_at + PATIENCE
             self._lines.hurry(now)
 
     def leave(self, now: float) -> None:

@@ -19,12 +19,15 @@ class SigtermHandler:
     _before: ClassVar[Before] = signal.SIG_DFL
     _handling: ClassVar[bool] = False
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    def __init__(self, leave: Callable[[], None], wait: Callable[[], None]) -> None:
+        """All are told to `leave` before the first is waited for: their drains run at the same time."""
         self.leave = leave
-        self.pid = os.getpid()
+        self.wait = wait
+        self.pid = 0
 
-    def install(self) -> None:
-        """Take the place of the handler that is installed; a second call does nothing.
+    @staticmethod
+    def check() -> None:
+        """Let pass who may install it.
 
         Raises:
             ConfigurationError: this is not the main thread, the only one that may.
@@ -34,6 +37,11 @@ class SigtermHandler:
             raise ConfigurationError(
                 "handle_sigterm=True needs the main thread: start the registration there, or call stop() yourself"
             )
+
+    def install(self) -> None:
+        """Take the place of the handler that is installed; a second call does nothing."""
+        self.check()
+        self.pid = os.getpid()  # it may have been made before a fork
         if signal.getsignal(signal.SIGTERM) != SigtermHandler._handle:
             SigtermHandler._before = signal.signal(signal.SIGTERM, SigtermHandler._handle)
         SigtermHandler._installed[self] = None
@@ -53,9 +61,12 @@ class SigtermHandler:
             return
         SigtermHandler._handling = True
         try:
-            for handler in list(SigtermHandler._installed):
-                if os.getpid() == handler.pid:  # a forked worker has inherited the handler, and not the registration
-                    handler.leave()
+            # A forked worker has inherited the handlers, and not the registrations.
+            own = [handler for handler in list(SigtermHandler._installed) if os.getpid() == handler.pid]
+            for handler in own:
+                handler.leave()
+            for handler in own:
+                handler.wait()
             if callable(SigtermHandler._before):
                 SigtermHandler._before(number, frame)
             elif SigtermHandler._before != signal.SIG_IGN:

@@ -13,6 +13,8 @@ import grpc
 
 from luna_grpc.client import errors
 from luna_grpc.client.actions import Action, Deregister, Drop, Finish, Register, Send, Tell
+from luna_grpc.client.endpoint import Endpoint
+from luna_grpc.client.obstacles import outcome
 from luna_grpc.client.session import Session
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
@@ -50,10 +52,11 @@ class Transport:
     """The connections of one session."""
 
     def __init__(
-        self, connect: Callable[[], grpc.Channel], metadata: Metadata, session: Session, post: Callable[[Input], None]
+        self, endpoint: Endpoint, connect: Callable[[], grpc.Channel], session: Session, post: Callable[[Input], None]
     ) -> None:
+        self._endpoint = endpoint
         self._connect = connect
-        self._metadata = metadata
+        self._metadata = endpoint.metadata
         self._session = session
         self._post = post
         self._connections: dict[int, Connection] = {}
@@ -106,7 +109,7 @@ class Transport:
         stub = self._open(action.connection).stub
 
         def done(call: Any) -> None:  # noqa: ANN401 - the stubs do not know that it is a call and a future
-            code, message = outcome(call)
+            code, message = outcome(call, self._endpoint)
             if code == errors.OK:
                 response = call.result()
                 self._post(lambda _: self._session.registered(action.connection, instance_id, response))
@@ -120,7 +123,7 @@ class Transport:
         stub = self._open(action.connection).stub
 
         def done(call: Any) -> None:  # noqa: ANN401 - same
-            code, message = outcome(call)
+            code, message = outcome(call, self._endpoint)
             self._post(lambda now: self._session.deregistered(now, action.connection, instance_id, code, message))
 
         _in_thread("deregistration", done, stub.Deregister.future(action.request, timeout=action.timeout, metadata=self._metadata))
@@ -131,16 +134,11 @@ class Transport:
                 self._post(partial(self._answered, number, answer))
         except grpc.RpcError:
             pass  # the call tells how it ended
-        code, message = outcome(call)
+        code, message = outcome(call, self._endpoint)
         self._post(lambda now: self._session.ended(now, number, code, message))
 
     def _answered(self, number: int, answer: pb.StreamHeartbeatsResponse, now: float) -> None:
         self._session.answered(now, number, answer)
-
-
-def outcome(call: Any) -> tuple[int, str]:  # noqa: ANN401 - same
-    """Return the google.rpc code and the words with which a call has ended."""
-    return call.code().value[0], call.details() or ""
 
 
 def _in_thread(name: str, wait: Callable[[Any], None], call: Any) -> None:  # noqa: ANN401 - same

@@ -85,12 +85,6 @@ def watch(
     return watching
 
 
-def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    """Call a function in a loop, from any thread; one that is closed needs no call."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(call)
-
-
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs in this thread, if one does."""
     with contextlib.suppress(RuntimeError):

@@ -1,11 +1,9 @@
 """What other people see of an instance, at a real server with short leases."""
 
-import asyncio
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from support import Luna, luna, session
+from support import Luna, luna, session, until
 
 ID = "orders:localhost:8080"
 TTL = 1.5
@@ -19,16 +17,6 @@ async def instance(server: Luna, instance_id: str = ID) -> dict[str, Any]:
         assert answer.status in (200, 404)
         found: dict[str, Any] = await answer.json()
         return found if answer.status == 200 else {}
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Look until something is so; `condition` may be asynchronous."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.02)
 
 
 async def shows(server: Luna, status: str) -> None:

@@ -1,6 +1,7 @@
 """`Registration` against real servers: what other people see of an instance that uses it."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -9,19 +10,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from seen import ID, PATIENCE, TTL, instance, restarted, shows, until
+from seen import ID, PATIENCE, TTL, instance, restarted, shows
 
 from luna_grpc import client, users
 from luna_grpc.access import Role
-from luna_grpc.client import OnDisconnect, Registration, State, Status
+from luna_grpc.client import OnDisconnect, Registration, State, Status, telling, vitality
 from luna_grpc.serve import running
+from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
 from proxy import standing_before
-from support import Luna, luna, session, settings_for_tests
+from support import Luna, luna, session, settings_for_tests, until
 
 
 @pytest.fixture
@@ -177,7 +180,10 @@ async def test_who_is_taken_over_stops_with_an_error(server: Luna, face: str) ->
     async with either(face, Registration(ID, address=server.grpc, on_lost=lost.append)) as registration:
         waiting = asyncio.create_task(registration.until_lost())
         successor = await asyncio.create_subprocess_exec(sys.executable, "-c", SUCCESSOR, server.grpc)
-        with pytest.raises(client.SupersededError, match="another process has taken over"):
+        with pytest.raises(
+            client.SupersededError,
+            match="give each process an id of its own, or stop the other one",
+        ):
             await asyncio.wait_for(waiting, PATIENCE)
         with pytest.raises(client.SupersededError):
             registration.raise_if_lost()
@@ -201,14 +207,58 @@ with Registration("orders:localhost:8080", version="of the successor", address=s
 """
 
 
-async def test_wrong_credentials_are_an_error_at_once(server: Luna) -> None:
-    """One attempt, whatever the time that it would wait for a registry."""
-    registration = Registration(ID, address=server.grpc, password="wrong", wait=60)
+async def test_wrong_credentials_are_an_error_at_once(server: Luna, caplog: pytest.LogCaptureFixture) -> None:
+    """One attempt, whatever the time that it would wait for a registry; said once, by the exception."""
+    lost: list[client.ClientError] = []
+    registration = Registration(ID, address=server.grpc, password="wrong", wait=60, on_lost=lost.append)
     with pytest.raises(client.CredentialsError, match="LUNA_AUTH_PASSWORD"):
         await registration.start_async()
     assert registration.state is State.LOST
     await asyncio.sleep(0.5)
     assert await _metric(server, "luna_requests_refused_total", door="grpc", code="UNAUTHENTICATED") == 1
+    assert (lost, warnings_in(caplog)) == ([], [])
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the SDK has logged that a program sees which has not set up its log."""
+    return [each.getMessage() for each in caplog.records if each.name == "luna_grpc.client" and each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("way", ["on_lost", "until_lost", "log"])
+async def test_the_end_of_a_registration_is_said_once(server: Luna, caplog: pytest.LogCaptureFixture, way: str) -> None:
+    """By the way that the program has asked for; by the log when it has asked for none."""
+    lost: list[client.ClientError] = []
+    async with Registration(ID, address=server.grpc, on_lost=lost.append if way == "on_lost" else None) as registration:
+        waiting = [asyncio.create_task(registration.until_lost())] if way == "until_lost" else []
+        await asyncio.sleep(0)
+        await taken_over(server)
+        await until(lambda: registration.state is State.LOST)
+        for each in waiting:
+            with pytest.raises(client.SupersededError):
+                await each
+        await until(lambda: lost or way != "on_lost")
+        await until(lambda: warnings_in(caplog) or way != "log")
+    assert [type(error) for error in lost] == [client.SupersededError] * (way == "on_lost")
+    assert len(warnings_in(caplog)) == (way == "log")
+    with pytest.raises(client.SupersededError, match="an id of its own"):
+        await registration.until_lost()
+
+
+async def test_a_registry_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By the exception when `start` waits for it; else by the log, however often it is tried."""
+    for one in (Registration(ID, address="127.0.0.1:1", wait=0.5), client.ServiceResolver(address="127.0.0.1:1", wait=0.5)):
+        with pytest.raises(client.UnavailableError, match="start one with luna serve"):
+            await one.start_async()
+    assert warnings_in(caplog) == []
+    async with (
+        Registration(ID, address="127.0.0.1:1", wait=0),
+        client.ServiceResolver(address="127.0.0.1:1", wait=0),
+    ):
+        await asyncio.sleep(1.5)
+    assert [message.partition(":")[0] for message in sorted(warnings_in(caplog))] == [
+        "orders",
+        "the list of services is not kept up to date",
+    ]
 
 
 async def test_what_the_registry_does_not_accept_is_an_error_at_once(server: Luna) -> None:
@@ -233,7 +283,7 @@ async def test_something_else_at_the_address_is_an_error_at_once() -> None:
 async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
     """For as long as the program wants; in the background when it does not want to wait."""
     await server.stop()
-    with pytest.raises(client.UnavailableError, match=rf"no registry at {server.grpc} .*wait=0"):
+    with pytest.raises(client.UnavailableError, match=rf"no registry answers at {server.grpc}, .*wait=0"):
         await Registration(ID, address=server.grpc, wait=0.5).start_async()
     async with Registration(ID, address=server.grpc, wait=0) as registration:
         await until(lambda: isinstance(registration.error, client.UnavailableError))
@@ -241,6 +291,30 @@ async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
         async with restarted(server) as again:
             await shows(again, "OK")
             await until(lambda: registration.error is None)
+
+
+async def test_a_registry_that_refuses_for_now_is_not_called_away() -> None:
+    """One that is full may have room later; until then the program is told what it says."""
+    async with running(settings_for_tests(max_instances=1)) as server:
+        address = f"127.0.0.1:{server.grpc_port}"
+        async with Registration(ID, address=address):
+            with pytest.raises(client.LimitError, match="LUNA_MAX_INSTANCES"):
+                await Registration("orders:localhost:1", address=address, wait=0.5).start_async()
+            waiting = Registration("orders:localhost:2", address=address)
+            starting = asyncio.create_task(waiting.start_async())
+            await until(lambda: waiting.error)
+        await starting
+        await waiting.stop_async()
+
+
+async def test_a_registration_that_comes_too_late_is_taken_back(server: Luna) -> None:
+    """The registry makes it, and its answer is not there in time: nobody keeps it, so it must not be listed."""
+    async with standing_before(server.grpc) as proxy:
+        proxy.delay = 0.3
+        with pytest.raises(client.UnavailableError, match="wait=0"):
+            await Registration(ID, address=proxy.address, wait=0.7).start_async()
+    assert await instance(server) == {}
+    assert await _metric(server, "luna_deregistrations_total", door="grpc") == 1
 
 
 async def test_a_drain_is_seen_before_the_end(server: Luna) -> None:
@@ -360,11 +434,127 @@ async def test_a_forked_process_is_told_and_takes_nothing_away(server: Luna) -> 
     assert (process.returncode, await instance(server)) == (0, {})
 
 
+async def taken_over(server: Luna) -> None:
+    """Register the instance for someone else."""
+    connection, stub = server.stub()
+    async with connection:
+        await stub.Register(pb.RegisterRequest(instance=pb.Instance(instance_id=ID), replace=True))
+
+
+async def test_who_is_told_of_the_end_may_start_again(server: Luna) -> None:
+    """The function has a thread of its own: that of the heartbeats goes on meanwhile."""
+    again = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_lost(_: client.ClientError) -> None:
+        registration.start()
+        loop.call_soon_threadsafe(again.set)
+
+    registration = Registration(ID, address=server.grpc, on_lost=on_lost)
+    async with either("threads", registration):
+        await taken_over(server)
+        await asyncio.wait_for(again.wait(), PATIENCE)
+        assert registration.state is State.REGISTERED
+
+
+def _notes(asked: list[bool]) -> bool:
+    asked.append(True)
+    return True
+
+
+async def test_what_watches_a_program_ends_with_the_registration(server: Luna, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when the registry has refused it before anything was watched."""
+    asked: list[bool] = []
+    watch = vitality.watch
+
+    def late(*args: Any) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while registration.state is not State.LOST and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return watch(*args)
+
+    monkeypatch.setattr(vitality, "watch", late)
+    registration = Registration(ID, address=server.grpc, password="wrong", wait=0, health=partial(_notes, asked))
+    await asyncio.to_thread(registration.start)
+    await asyncio.sleep(2.5 * vitality.AT_FIRST)
+    assert len(asked) <= 1
+
+
+async def test_who_starts_again_at_once_is_not_disturbed_by_the_end(server: Luna, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the heartbeats is still busy with the end of the first registration when the second has begun."""
+    asked: list[bool] = []
+    note = telling.note
+
+    def begins_anew(instance_id: str, state: State, error: client.ClientError | None, *, is_told: bool) -> None:
+        note(instance_id, state, error, is_told=is_told)
+        if state is State.LOST:
+            registration.start()
+            again.append(True)
+
+    again: list[bool] = []
+    registration = Registration(ID, address=server.grpc, health=partial(_notes, asked), wait=0)
+    registration.start()
+    try:
+        await shows(server, "OK")
+        monkeypatch.setattr(telling, "note", begins_anew)
+        await taken_over(server)
+        await until(lambda: again and registration.state is State.REGISTERED)
+        before = len(asked)
+        await until(lambda: len(asked) > before + 3)
+        await shows(server, "OK")
+    finally:
+        await registration.stop_async()
+
+
+async def test_an_end_that_is_not_waited_for_is_an_end(server: Luna) -> None:
+    """Nothing of it is left in the program."""
+    before = signal.getsignal(signal.SIGTERM)
+    registration = Registration(ID, address=server.grpc, drain=1.0, handle_sigterm=True)
+    await registration.start_async()
+    assert signal.getsignal(signal.SIGTERM) != before
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(registration.stop_async(), 0.1)
+    assert signal.getsignal(signal.SIGTERM) == before
+    await until(lambda: registration.state is State.STOPPED)
+    assert await instance(server) == {}
+
+
+FORKED_BEFORE = """
+import os, signal, sys, time
+from luna_grpc.client import Registration
+registration = Registration("orders:localhost:8080", address=sys.argv[1], handle_sigterm=True)
+child = os.fork()
+if child == 0:
+    registration.start()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+async def test_what_is_made_before_a_fork_and_started_after_it_leaves_on_sigterm(server: Luna) -> None:
+    """As a web server's workers do that load the program before they are forked."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        FORKED_BEFORE,
+        server.grpc,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"GRPC_VERBOSITY": "NONE"},
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert (said, await instance(server)) == (b"-15\n", {})
+
+
 def test_what_cannot_be_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     """With what to do."""
-    for address in ("http://localhost:50051", "localhost", "localhost:port", ":1"):
+    ports = "localhost", "localhost:port", "localhost:0", "localhost:65536", "localhost:٣"
+    hosts = "http://localhost:1", ":1", "a..b:1", "-a:1", "a b:1", "::1:1", "[::1:1", "256.0.0.1:1"
+    for address in ports + hosts:
         with pytest.raises(client.ConfigurationError, match="it must be host:port"):
             Registration(ID, address=address)
+    for address in ("localhost:1", "my_registry:50051", "registry.internal.:65535", "[::1]:50051", "10.0.0.7:1"):
+        Registration(ID, address=address)
     missing = str(tmp_path / "ca.pem")
     with pytest.raises(client.ConfigurationError, match=missing):
         Registration(ID, tls=client.Tls(ca=missing)).start()
@@ -396,9 +586,10 @@ async def test_a_certificate_can_say_who_asks(tmp_path: Path) -> None:
         address = f"localhost:{server.grpc_port}"
         async with Registration(ID, address=address, tls=tls), client.ServiceResolver(address=address, tls=tls) as resolver:
             assert [known.instance_id for known in resolver.instances("orders")] == [ID]
-        for other in (client.Tls(tls.ca), client.Tls(tls.cert, tls.cert, tls.key)):
-            with pytest.raises(client.UnavailableError, match=r"no registry at localhost:\d+ \(.*\)"):
-                await Registration(ID, address=address, tls=other, wait=1).start_async()
+        with pytest.raises(client.UnavailableError, match=r"no registry answers at localhost:\d+: .*LUNA_TLS_CLIENT_CERT"):
+            await Registration(ID, address=address, tls=client.Tls(tls.ca), wait=1).start_async()
+        with pytest.raises(client.NotALunaError, match="not trusted"):
+            await Registration(ID, address=address, tls=client.Tls(tls.cert, tls.cert, tls.key)).start_async()
         assert server.registry.store.count() == 0
 
 
@@ -425,3 +616,13 @@ def test_options_of_the_wrong_type_are_told() -> None:
         client.Registration("orders:localhost:8080", tls=True)  # type: ignore[arg-type]
     with pytest.raises(client.ConfigurationError, match="'zone' is not"):
         client.Registration("orders:localhost:8080", metadata={"zone": 1})  # type: ignore[dict-item]
+    with pytest.raises(client.ConfigurationError, match=r"version must be a text, and 1\.4 is not"):
+        client.Registration("orders:localhost:8080", version=1.4)  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="instance_id must be a text"):
+        client.Registration(8080)  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="weight must be a whole number"):
+        client.Registration("orders:localhost:8080", weight=-1)
+    with pytest.raises(client.ConfigurationError, match="no Status 'ok': say one of OK, DOWN"):
+        client.Registration("orders:localhost:8080", status="ok")  # type: ignore[arg-type]
+    with pytest.raises(client.ConfigurationError, match="no OnDisconnect 'LEAVE': say one of KEEP, "):
+        client.Registration("orders:localhost:8080", on_disconnect="LEAVE")  # type: ignore[arg-type]

@@ -5,15 +5,16 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
-from seen import PATIENCE, TTL, restarted, until
+from seen import PATIENCE, TTL, restarted
 
 from luna_grpc import client
 from luna_grpc.client import Registration, ServiceResolver, Status
-from support import Luna, luna
+from support import Luna, luna, until
 
 IDS = [f"orders:localhost:{port}" for port in (1, 2, 3)]
 
@@ -41,8 +42,6 @@ async def test_the_list_is_live(server: Luna) -> None:
             await until(lambda: resolver.instances("orders")[1].status is Status.DOWN)
             assert {resolver.pick("orders").instance_id for _ in range(10)} == {IDS[0]}
         await until(lambda: ids(resolver) == IDS[:1])
-    with pytest.raises(client.NoInstanceError, match="no instance is OK"):
-        ServiceResolver(address=server.grpc).pick("orders")
 
 
 async def test_instances_are_picked_by_weight(server: Luna) -> None:
@@ -89,6 +88,54 @@ async def test_a_registry_that_is_not_there_is_waited_for(server: Luna) -> None:
         assert (resolver.age, resolver.instances("orders")) == (math.inf, ())
         async with restarted(server):
             await until(lambda: resolver.age == 0)
+
+
+async def test_a_resolver_that_is_started_again_has_a_list_of_its_own(server: Luna) -> None:
+    """The thread of the first run may end when it likes: what it still does to the list, it does before the second run begins."""
+    go_on = threading.Event()
+    async with Registration(IDS[0], address=server.grpc):
+        resolver = ServiceResolver("orders", address=server.grpc)
+        lost = resolver._catalogue.lost
+        resolver._catalogue.lost = lambda now: lost(now) if go_on.wait(PATIENCE) else None  # type: ignore[method-assign]
+        await resolver.start_async()
+        resolver.stop()
+        again = asyncio.create_task(resolver.start_async())
+        await asyncio.wait({again}, timeout=0.5)
+        go_on.set()
+        await again
+        await until(lambda: [thread.name for thread in threading.enumerate()].count("luna resolver") == 1)
+        assert (resolver.age, ids(resolver)) == (0, IDS[:1])
+        resolver.stop()
+
+
+async def test_a_resolver_that_does_not_run_says_so(server: Luna) -> None:
+    """Neither before its start nor after its end is there a list that anyone should rely on; a start that failed is no start."""
+    resolver = ServiceResolver("orders", address=server.grpc)
+    failed = ServiceResolver("orders", address="127.0.0.1:1", wait=0.2)
+    with pytest.raises(client.UnavailableError):
+        await failed.start_async()
+    async with Registration(IDS[0], address=server.grpc):
+        for _ in range(2):
+            for idle in (resolver, failed):
+                for use in (idle.pick, idle.instances, lambda _, idle=idle: idle.services):
+                    with pytest.raises(client.StoppedError, match="call start, or use it within `with`"):
+                        use("orders")
+            async with resolver:
+                assert resolver.pick("orders").instance_id == IDS[0]
+                with pytest.raises(client.ConfigurationError, match="started already: stop it first"):
+                    resolver.start()
+
+
+async def test_why_there_is_nobody_to_pick(server: Luna) -> None:
+    """A service that nobody has, one whose instances are all DOWN, and a list that has not come yet are told apart."""
+    async with ServiceResolver(address="127.0.0.1:1", wait=0) as waiting:
+        with pytest.raises(client.NoInstanceError, match="the first list has not come"):
+            waiting.pick("orders")
+    async with Registration(IDS[0], status=Status.DOWN, address=server.grpc), ServiceResolver(address=server.grpc) as resolver:
+        with pytest.raises(client.NoInstanceError, match="no instance is OK, and 1 are DOWN"):
+            resolver.pick("orders")
+        with pytest.raises(client.NoInstanceError, match="there is no instance of 'order': see that one is registered"):
+            resolver.pick("order")
 
 
 FORKING = """

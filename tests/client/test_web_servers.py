@@ -4,14 +4,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from luna_grpc.serve import Running, running
-from support import clean_environment, settings_for_tests
+from support import clean_environment, settings_for_tests, until
 
 HERE = Path(__file__).parent
 WORKERS = 3
@@ -36,13 +36,6 @@ async def serving(name: str, registry: Running) -> AsyncIterator[asyncio.subproc
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something to come true."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - it happens in other processes
-            await asyncio.sleep(0.02)
 
 
 def up(registry: Running) -> set[str]:
