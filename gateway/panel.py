@@ -48,7 +48,8 @@ class Panel:
         wanted = Wanted.of(query["q"], state=query["instances"], status=query["status"])
         if query.format == "json" and not query.narrowed and not query["sort"]:
             return _negotiated(export.answer(request, await self._lists.services(), "json", ""))
-        slices = await self._lists.done(found.services(self._registry, wanted))
+        described = query.format == "csv" or query["sort"].endswith("description")
+        slices = await self._lists.done(found.services(self._registry, wanted, described=described))
         rows = await self._lists.done(_sorted(slices, query["sort"], found.SERVICE_COLUMNS, "status", lambda row: row.name.lower()))
         if query.format != "html":
             return _negotiated(export.answer(request, self._exported(query.format, slices, rows, wanted), query.format, "services"))
