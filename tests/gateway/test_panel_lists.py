@@ -10,6 +10,7 @@ from aiohttp import ClientSession
 from test_panel import LIST, Page, get
 
 from gateway import found
+from gateway.search import Wanted
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.serve import Running
 
@@ -274,7 +275,7 @@ async def test_a_service_that_comes_and_goes_while_it_is_looked_for(
     monkeypatch.setattr(found, "SLICE", 1)
     for number in range(60):
         await server.registry.register(Info.of(f"s{number:02}:h:1"), Status.OK, actor=ITSELF)
-    work = found.services(server.registry, found.Wanted.of("h"))
+    work = found.services(server.registry, Wanted.of("h"))
     seen = []
     for step in range(200):
         try:

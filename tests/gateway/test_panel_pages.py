@@ -55,11 +55,11 @@ def forms(page: Page) -> list[str]:
 
 async def test_an_instance_has_a_page(rest: ClientSession, server: Running, clock: FakeClock) -> None:
     """How it is, for how much longer, what it says of itself, what happened, and commands that ask for it."""
-    clock.advance(10)
+    clock.epoch_ms += 10_000
     page = await shown(rest)
     for words in (
         "OK Its heartbeats come in time.",
-        "Last heartbeat 10 s ago. Its lease ends in 20 s unless another one comes.",
+        "Last heartbeat 10 s ago. Its lease ends in 30 s unless another one comes.",
         "Service orders Description Takes orders Version 1.2 URL http://h:1/ Weight 3 Registered 10 s ago",
         f"Generation {server.registry.get(ID).instance.generation} Metadata zone=eu-1",
         "10 s ago registered alice, over gRPC 1",
