@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from gateway.answers import SAFE, empty_answer, text_answer
 from gateway.api import Api
+from gateway.changes import Changes
 from gateway.connections import Limits, Runner
 from gateway.docs import Docs
 from gateway.guard import Guard, Handler
@@ -48,6 +49,7 @@ class RestServer:
         self._registry = registry
         self._guard = Guard(registry, authenticator, settings)
         self.in_flight = self._guard.in_flight
+        self.changes = Changes(registry, authenticator, settings.max_change_streams)
         self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
         self._settings = settings
@@ -93,6 +95,7 @@ class RestServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
         self._listener.close()
+        await self.changes.close(CUT_OFF)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.in_flight.drain(), self._grace)
         server = self._runner.server
@@ -129,6 +132,7 @@ class RestServer:
                 read,
                 _negotiated(api.get_service, lists.in_turn(panel.service_page)),
             ),
+            (hdrs.METH_GET, PREFIX + "/changes", read, self.changes.stream),
             (hdrs.METH_GET, PREFIX + "/openapi.json", read, docs.openapi),
             (hdrs.METH_GET, PREFIX + "/docs", read, docs.try_page),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
@@ -188,7 +192,7 @@ async def _livez(_: web.Request, __: User) -> web.Response:
 def _negotiated(as_json: Handler, as_page: Handler) -> Handler:
     """Answer with what the client prefers."""
 
-    async def handler(request: web.Request, user: User) -> web.Response:
+    async def handler(request: web.Request, user: User) -> web.StreamResponse:
         response = await (as_json if prefers_json(request) else as_page)(request, user)
         response.headers[hdrs.VARY] = "Accept"
         return response

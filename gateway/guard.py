@@ -34,9 +34,9 @@ from luna_grpc.errors import InvalidArgumentError, LunaError, PermissionDeniedEr
 from luna_grpc.model import shown
 from luna_grpc.registry import Registry
 
-Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
+Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.StreamResponse]]
 """Answers a request of the user that comes with it."""
-Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 _ABOUT_THE_BODY: Final = frozenset({web.HTTPRequestTimeout.status_code, web.HTTPRequestEntityTooLarge.status_code})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -115,14 +115,14 @@ class Guard:
         in_flight, origins, registry = self.in_flight, self._origins, self._registry
 
         @wraps(handler)
-        async def guarded(request: web.Request) -> web.Response:
+        async def guarded(request: web.Request) -> web.StreamResponse:
             in_flight.count += 1
             try:
                 user = known(request) or await self._unknown(request)
                 if action is not None:
                     user.check(action)
                     registry.check_loaded()
-                response = await handler(request, user)
+                response: web.StreamResponse = await handler(request, user)
             except Exception as error:  # noqa: BLE001 - each kind has its answer
                 response = self._refusal_of(request, error)
             finally:

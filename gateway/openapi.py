@@ -16,6 +16,7 @@ Part: TypeAlias = dict[str, Any]
 JSON: Final = "application/json"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
+EVENTS: Final = "text/event-stream"
 _INTRODUCTION: Final = """\
 For clients that do not speak gRPC. Everything below `/registry/`, and `/metrics`, needs Basic auth: user `admin` and an empty \
 password unless the settings of Luna say otherwise.
@@ -62,6 +63,15 @@ _VERBOSE: Final = {
     "allowEmptyValue": True,
     "schema": {"type": "string"},
 }
+_ONCE: Final = {
+    "name": "once",
+    "in": "query",
+    "description": "With it, whatever its value, there is one event, and then the answer ends. Without it the answer never ends.",
+    "allowEmptyValue": True,
+    "schema": {"type": "string"},
+    "example": "1",
+}
+_EVENT: Final = 'id: 5f2a91c07be4d638-1042\ndata: {"feed":"5f2a91c07be4d638","revision":1042,"down":3}\n\n'
 _INSTANCE: Final = {"schema": {"$ref": "#/components/schemas/Instance"}, "example": EXAMPLE_INSTANCE}
 _SERVICE: Final = {"schema": {"$ref": "#/components/schemas/Service"}, "example": EXAMPLE_SERVICE}
 _SERVICES: Final = {
@@ -154,6 +164,17 @@ def _paths() -> Part:
                 parameters=[_NAME, _PAGE],
                 ok=_negotiated(_SERVICE),
                 refused=(404,),
+            ),
+        },
+        "/registry/v1/changes": {
+            "get": _operation(
+                "followChanges",
+                "Services",
+                "Learn when something has changed",
+                "Server-sent events that say which `revision` it is, of which `feed` (another one after a restart of Luna), and "
+                "how many instances are down and not drained: at once, and then at most once a second. Not what has changed.",
+                parameters=[_ONCE],
+                ok=_ok({"schema": {"description": "Events, one after another."}, "example": _EVENT}, EVENTS),
             ),
         },
         "/livez": {

@@ -270,6 +270,13 @@ class Registry:
             raise InvalidArgumentError(f"name_prefix has more than {MAX_NAME} characters", field="name_prefix")
         return (service for service in self.store.services(after, prefix) if status is None or service.status is status)
 
+    @property
+    def down(self) -> int:
+        """How many instances are down although no operator has drained them."""
+        store = self.store
+        totals = store.totals()
+        return totals.instances - totals.instances_up - sum(store.get(drained) is not None for drained in store.drains())
+
     # Watching
 
     @property

@@ -59,6 +59,7 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "GET /registry/v1/services/json": READING,
     "GET /registry/v1/services/{name}": READING,
     "GET /registry/v1/static/{file}": READING,
+    "GET /registry/v1/changes": READING,
     "GET /registry/v1/openapi.json": READING,
     "GET /registry/v1/docs": READING,
     "GET /metrics": READING,
