@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 from aiohttp import hdrs, web
 
-from gateway.pages import moment, page
+from gateway.pages import following, moment, page
 from luna_grpc.access import User
 from luna_grpc.model import StatusReason
 from luna_grpc.registry import Registry
@@ -70,6 +70,8 @@ class Panel:
         pages = Pages.of(request, len(services))
         return page(
             "services.html",
+            **following(request),
+            down=registry.down,
             services=[_service(service) for service in services[pages.start : pages.end]],
             counts=counts,
             pages=pages,
@@ -84,7 +86,14 @@ class Panel:
         registrations = sorted(service.registrations, key=lambda each: (each.instance.up, each.instance.info.instance_id))
         pages = Pages.of(request, len(registrations))
         instances = [_instance(registration, now) for registration in registrations[pages.start : pages.end]]
-        return page("service.html", service=_service(service), instances=instances, pages=pages)
+        return page(
+            "service.html",
+            **following(request),
+            down=self._registry.down,
+            service=_service(service),
+            instances=instances,
+            pages=pages,
+        )
 
 
 @dataclass(frozen=True, slots=True)
