@@ -13,10 +13,13 @@ from gateway.api import Api
 from gateway.changes import Changes
 from gateway.connections import Limits, Runner
 from gateway.docs import Docs
+from gateway.forms import Forms
 from gateway.guard import Guard, Handler
+from gateway.instancepage import InstancePage
+from gateway.journalpage import JournalPage
 from gateway.listener import Listener
 from gateway.lists import Lists
-from gateway.negotiate import prefers_json, prefers_openmetrics
+from gateway.negotiate import prefers_openmetrics
 from gateway.pages import static_file
 from gateway.panel import Panel
 from luna_grpc.access import Action, User
@@ -110,29 +113,29 @@ class RestServer:
                 await self._looking
 
     def _add_routes(self) -> None:
-        lists, panel, guard = Lists(self._registry, self._settings.max_listed), Panel(self._registry), self._guard
-        docs = Docs(self._settings.max_body)
-        api = Api(self._registry, lists, self._settings.max_body)
+        registry, guard, docs = self._registry, self._guard, Docs(self._settings.max_body)
+        lists = Lists(registry, self._settings.max_listed)
+        api = Api(registry, lists, self._settings.max_body)
+        panel, forms = Panel(registry, lists), Forms(registry)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
-        services = _negotiated(api.get_services, lists.in_turn(panel.services_page))
+        form = PREFIX + "/panel/instances/{instanceId:[^/]+}"
         read, change = Action.READ, Action.CHANGE
         protected: list[tuple[str, str, Action, Handler]] = [
             (hdrs.METH_POST, instance, change, api.post_instance),
             (hdrs.METH_PUT, instance, change, api.put_instance),
-            (hdrs.METH_GET, instance, read, api.get_instance),
+            (hdrs.METH_GET, instance, read, InstancePage(registry, lists, api.get_instance).show),
             (hdrs.METH_DELETE, instance, change, api.delete_instance),
             (hdrs.METH_POST, instance + "/drain", Action.OPERATE, api.drain_instance),
             (hdrs.METH_DELETE, instance + "/drain", Action.OPERATE, api.undrain_instance),
-            (hdrs.METH_GET, PREFIX + "/services", read, services),
-            (hdrs.METH_GET, PREFIX + "/services/", read, services),
+            (hdrs.METH_GET, PREFIX + "/services", read, panel.services),
+            (hdrs.METH_GET, PREFIX + "/services/", read, panel.services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
-            (
-                hdrs.METH_GET,
-                PREFIX + "/services/{name:[^/]+}",
-                read,
-                _negotiated(api.get_service, lists.in_turn(panel.service_page)),
-            ),
             (hdrs.METH_GET, PREFIX + "/changes", read, self.changes.stream),
+            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, panel.service),
+            (hdrs.METH_GET, PREFIX + "/journal", read, JournalPage(registry, lists).show),
+            (hdrs.METH_POST, form + "/drain", Action.OPERATE, forms.drain),
+            (hdrs.METH_POST, form + "/undrain", Action.OPERATE, forms.undrain),
+            (hdrs.METH_POST, form + "/deregister", change, forms.deregister),
             (hdrs.METH_GET, PREFIX + "/openapi.json", read, docs.openapi),
             (hdrs.METH_GET, PREFIX + "/docs", read, docs.try_page),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
@@ -187,14 +190,3 @@ async def _to_panel(_: web.Request, __: User) -> web.Response:
 
 async def _livez(_: web.Request, __: User) -> web.Response:
     return text_answer("ok\n")
-
-
-def _negotiated(as_json: Handler, as_page: Handler) -> Handler:
-    """Answer with what the client prefers."""
-
-    async def handler(request: web.Request, user: User) -> web.StreamResponse:
-        response = await (as_json if prefers_json(request) else as_page)(request, user)
-        response.headers[hdrs.VARY] = "Accept"
-        return response
-
-    return handler

@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from gateway.answers import SAFE
+from gateway.found import down
 from luna_grpc.access import User
 from luna_grpc.auth import Authenticator
 from luna_grpc.errors import UnavailableError
@@ -83,7 +84,7 @@ class Changes:
         """Return the event that says which revision it is, of which feed, and how many instances are down and not drained."""
         feed = self._registry.store.feed
         if self._written[0] != feed.revision:
-            data = f'{{"feed":"{feed.log_id}","revision":{feed.revision},"down":{self._registry.down}}}'
+            data = f'{{"feed":"{feed.log_id}","revision":{feed.revision},"down":{down(self._registry)}}}'
             self._written = (feed.revision, f"id: {feed.log_id}-{feed.revision}\ndata: {data}\n\n".encode())
         return self._written[1]
 

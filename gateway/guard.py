@@ -24,8 +24,8 @@ from multidict import istr
 from gateway import errors
 from gateway.answers import json_answer
 from gateway.drain import InFlight
+from gateway.errorpage import error_page
 from gateway.negotiate import prefers_html
-from gateway.panel import error_page
 from luna_grpc import tls
 from luna_grpc.access import NOBODY, Action, User
 from luna_grpc.auth import CHALLENGE, Authenticator

@@ -142,30 +142,22 @@ def page(
     status_code: int = 200,
     signed_in: bool = True,
     live: bool | None = None,
-    live_link: str = "",
     down: int = 0,
     **values: Any,  # noqa: ANN401 - whatever the template takes
 ) -> web.Response:
     """Make a page of a template.
 
-    `live` is whether it keeps itself up to date, None where there is nothing to follow; `live_link` leads to the same page with
-    that turned round. Without it there are no scripts at all. `down` is how many instances are down and not drained.
+    `live` is whether it keeps itself up to date, None where there is nothing to follow; if not, it has no scripts at all. Where it
+    is said, `values` hold the `query`. `down` is how many instances are down and not drained.
     """
     began, now = time.perf_counter(), datetime.now(UTC)
     scripted = signed_in and live is not False
     html = templates.get_template(template).render(
-        signed_in=signed_in, scripted=scripted, live=live, live_link=live_link, down=down, made=moment(now, now), **values
+        signed_in=signed_in, scripted=scripted, live=live, down=down, made=moment(now, now), **values
     )
     spent = max(worked(), time.perf_counter() - began) * 1000
     headers = {**(SCRIPTED if scripted else HEADERS), "Server-Timing": f"page;dur={spent:.1f}"}
     return web.Response(text=html, status=status_code, content_type="text/html", charset="utf-8", headers=headers)
-
-
-def following(request: web.Request) -> dict[str, Any]:
-    """Return what `page` is to know of a request for a page that can keep itself up to date."""
-    live = request.query.get("live") != "off"
-    url = request.rel_url.update_query(live="off") if live else request.rel_url.without_query_params("live")
-    return {"live": live, "live_link": str(url)}
 
 
 def moment(moment: datetime, now: datetime) -> dict[str, str]:

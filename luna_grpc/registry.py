@@ -270,12 +270,14 @@ class Registry:
             raise InvalidArgumentError(f"name_prefix has more than {MAX_NAME} characters", field="name_prefix")
         return (service for service in self.store.services(after, prefix) if status is None or service.status is status)
 
-    @property
-    def down(self) -> int:
-        """How many instances are down although no operator has drained them."""
-        store = self.store
-        totals = store.totals()
-        return totals.instances - totals.instances_up - sum(store.get(drained) is not None for drained in store.drains())
+    def now_ms(self) -> int:
+        """Return the time of the wall clock, in milliseconds since the epoch."""
+        return self._clock.wall_ms()
+
+    def time_left(self, registration: Registration) -> float:
+        """Return after how many seconds the lease ends unless it is renewed; 0 when it has ended, or is about to."""
+        ends = max(registration.deadline, self.store.held_until)
+        return max(0.0, ends - self._clock.now()) if registration.live else 0.0
 
     # Watching
 

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import ClientSession
 from yarl import URL
 
+from gateway.errorpage import error_page
 from gateway.pages import HEADERS, ago
-from gateway.panel import error_page
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
 from luna_grpc.serve import Running
 from support import instance_json
