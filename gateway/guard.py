@@ -42,6 +42,9 @@ _ABOUT_THE_BODY: Final = frozenset({web.HTTPRequestTimeout.status_code, web.HTTP
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SITE: Final = istr("Sec-Fetch-Site")
 """Which browsers send to https and to loopback, and no page can set: same-origin, same-site, cross-site, or none."""
+_REQUESTED_WITH: Final = istr("X-Requested-With")
+"""Which scripts of pages send that say themselves that nobody is signed in. They are refused by a scheme that browsers do not know, so
+that no dialog comes up over what somebody reads."""
 _NOT_SAID: Final = frozenset({None, "none"})
 """Nothing, or that no page is behind it."""
 
@@ -207,7 +210,8 @@ class Guard:
         else:
             response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:
-            response.headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE
+            asked_by_script = _REQUESTED_WITH in request.headers
+            response.headers[hdrs.WWW_AUTHENTICATE] = f"x-{CHALLENGE}" if asked_by_script else CHALLENGE
         return response
 
     def _words(self, request: web.Request, error: web.HTTPException) -> dict[str, Any]:

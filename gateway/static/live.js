@@ -64,7 +64,8 @@ function hear(news) {
 /** Find out why there is no stream. */
 async function ask() {
   try {
-    const answer = await fetch(`${CHANGES}?once`, { headers: { Accept: "application/json" }, cache: "no-store" });
+    const headers = { Accept: "application/json", "X-Requested-With": "fetch" };
+    const answer = await fetch(`${CHANGES}?once`, { headers, cache: "no-store" });
     if (state === "paused") return;
     if (answer.ok) follower.alone(); // this tab may have one; the worker does not know who is signed in
     else if (answer.status === 401) leave("out");

@@ -37,6 +37,16 @@ function focused(main) {
   };
 }
 
+/** Return how to mark again what is marked, should that be lost by being moved. */
+function marked() {
+  const selection = getSelection();
+  const { anchorNode, anchorOffset, focusNode, focusOffset, isCollapsed } = selection;
+  return () => {
+    if (isCollapsed || !selection.isCollapsed || !anchorNode.isConnected || !focusNode.isConnected) return;
+    selection.setBaseAndExtent(anchorNode, anchorOffset, focusNode, focusOffset);
+  };
+}
+
 function copy(selector, fresh, attributes) {
   const [old, now] = [document.querySelector(selector), fresh.querySelector(selector)];
   if (!old || !now) return;
@@ -49,9 +59,10 @@ export function show(html) {
   const fresh = new DOMParser().parseFromString(html, "text/html");
   const [main, now] = [document.querySelector("main"), fresh.querySelector("main")];
   if (!now) return;
-  const refocus = focused(main);
+  const [refocus, remark] = [focused(main), marked()];
   Idiomorph.morph(main, now, { morphStyle: "outerHTML", ignoreActiveValue: true, callbacks: CALLBACKS });
   refocus();
+  remark();
   if (document.title !== fresh.title) document.title = fresh.title;
   copy("link[rel=icon]", fresh, ["href"]);
   copy("#live-off", fresh, ["href"]);

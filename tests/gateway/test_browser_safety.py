@@ -224,6 +224,13 @@ async def test_every_answer_is_safe_in_a_browser(
     assert ("script-src 'self'" in policy) == is_ours
 
 
+@pytest.mark.parametrize(("headers", "scheme"), [({}, "Basic"), ({"X-Requested-With": "fetch"}, "x-Basic")])
+async def test_a_script_is_refused_without_a_dialog(rest: ClientSession, headers: dict[str, str], scheme: str) -> None:
+    """Browsers ask for a password when they know the scheme, also over a page that can say so itself."""
+    response = await rest.get(PATH, headers={"Authorization": "Basic x", **headers})
+    assert (response.status, response.headers["WWW-Authenticate"].partition(" ")[0]) == (401, scheme)
+
+
 async def test_a_failure_and_a_refusal_for_now_are_safe_too(
     server: Running, rest: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
