@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from gateway.pages import ago
+from gateway.pages import lasting
 from gateway.rows import when
 from luna_grpc.history import Span, State, Window, coarse
 
@@ -43,8 +43,8 @@ def summary(spans: Iterable[Span]) -> str:
         return "In the last 24 h: nothing is known." if time[State.UNKNOWN] else "In the last 24 h: not registered."
     downs = sum(span.state is State.DOWN for span in spans)
     times = {0: "", 1: ", down once"}.get(downs, f", down {downs} times")
-    down = f"{times} for {ago(time[State.DOWN])}{' in all' if downs > 1 else ''}" if downs else ", never down"
-    rest = [f"{_WORDS[state]} for {ago(time[state])}" for state in (State.GONE, State.UNKNOWN) if time[state]]
+    down = f"{times} for {lasting(time[State.DOWN])}{' in all' if downs > 1 else ''}" if downs else ", never down"
+    rest = [f"{_WORDS[state]} for {lasting(time[state])}" for state in (State.GONE, State.UNKNOWN) if time[state]]
     others = f"; {' and '.join(rest)}" if rest else ""
     return f"In the last 24 h: up {_percent(time[State.OK], known)}{down}{others}."
 
@@ -72,5 +72,5 @@ def _row(span: Span, window: Window) -> dict[str, Any]:
         "before": span.begin == window.begin,
         "end": when(span.end, now),
         "now": span.end == now,
-        "length": ago(span.length),
+        "length": lasting(span.length),
     }

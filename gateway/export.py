@@ -16,8 +16,8 @@ from multidict import CIMultiDict
 
 from gateway import views
 from gateway.answers import JSON, SAFE
-from gateway.found import SLICE, Found
-from gateway.lists import Body, sent
+from gateway.found import Found
+from gateway.lists import SLICE, Body, sent
 from gateway.search import Texts, Wanted
 from luna_grpc.journal import Entry
 from luna_grpc.registry import Registry
@@ -50,12 +50,12 @@ def services_as_json(registry: Registry, found: Iterable[Found], wanted: Wanted)
         service = registry.store.service(row.name)
         if service is None:
             continue
-        matches = wanted.of_instances(wanted.left(row.name), texts) or _all
+        pick = wanted.picks(wanted.left(row.name), texts) or _all
         opening, noted = views.opening(service), list(service.registrations)
         yield before + opening
         before = b""
         for start in range(0, len(noted), SLICE):
-            part = b",".join([_as_json(each) for each in filter(matches, noted[start : start + SLICE])])
+            part = b",".join(map(_as_json, pick(noted[start : start + SLICE])))
             yield before + part
             before = b"," if part else before
         yield views.CLOSING
@@ -110,8 +110,8 @@ def gathered(parts: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(part)
 
 
-def _all(_: Registration) -> bool:
-    return True
+def _all(registrations: Iterable[Registration]) -> list[Registration]:
+    return list(registrations)
 
 
 def _as_json(registration: Registration) -> bytes:
@@ -153,7 +153,7 @@ def _iso(milliseconds: int | None) -> str:
 
 def _joined(items: Iterable[T], write: Callable[[T], bytes]) -> Iterator[bytes]:
     before, rest = b"", iter(items)
-    while part := b",".join([write(item) for item in islice(rest, SLICE // 2)]):
+    while part := b",".join([write(item) for item in islice(rest, SLICE)]):
         yield before + part
         before = b","
 
@@ -164,7 +164,7 @@ def _csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[b
     writer.writerow(columns)
     rest = iter(rows)
     while True:
-        part = [[_cell(value) for value in row] for row in islice(rest, SLICE // 2)]
+        part = [[_cell(value) for value in row] for row in islice(rest, SLICE)]
         writer.writerows(part)
         yield written.getvalue().encode()
         if not part:

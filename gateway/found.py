@@ -5,20 +5,20 @@ what they found. What is sorted is sorted slice by slice, and merged only as far
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from gateway.search import DOWN, DRAINED, OK, STATES, Matches, Texts, Wanted, state_of
+from gateway.search import DOWN, DRAINED, OK, Pick, Texts, Wanted, state_of
 from luna_grpc.registry import Registry
 from luna_grpc.store import Registration, Service
 
 T = TypeVar("T")
 Work: TypeAlias = Generator[None, None, T]
 """Long work, which yields when others are to have their turns."""
-SLICE: Final = 500
+SLICE: Final = 1000
 """How many instances or services are looked at in between: less than 1 ms."""
 NAMED: Final = 5
 """The most instances that the row of a service names."""
@@ -32,11 +32,12 @@ class Found(NamedTuple):
     up: int
     total: int
     drained: int
-    description: str
     matching: int | None
     """How many of its instances are among what was looked for; None: it was not about instances."""
-    named: tuple[Registration, ...]
+    named: Sequence[Registration] = ()
     """The first of those."""
+    description: str = ""
+    """Only of the rows of a page, and where rows are sorted by it."""
 
     @property
     def phase(self) -> int:
@@ -74,105 +75,90 @@ def down(registry: Registry) -> int:
     return totals.instances - totals.instances_up - sum(drained_in(registry).values())
 
 
-def services(registry: Registry, wanted: Wanted) -> Work[list[list[Found]]]:
-    """Return the services that are wanted, slice by slice."""
+def services(registry: Registry, wanted: Wanted, *, described: bool = False) -> Work[list[list[Found]]]:
+    """Return the services that are wanted, slice by slice; with their descriptions, if those are needed for all of them."""
     drained, texts, slices, after = drained_in(registry), Texts(), list[list[Found]](), ""
     while True:
         part, looked = list[Found](), 0
         for service in registry.services(after=after):
             after = service.name + "\0"
-            if not wanted.takes(service.status):
-                looked += 1
-                continue
-            words = wanted.left(service.name)
-            if words and len(service.registrations) > SLICE:
-                found = yield from _large(service, drained[service.name], wanted.of_instances(words, texts))
-                part += found
-                break
-            part += _found(service, drained[service.name], wanted, words, texts)
-            looked += 1 + len(words) * len(service.registrations)
+            looked += 1
+            if wanted.takes(service):
+                words = wanted.left(service.name)
+                if words and len(service.registrations) > SLICE:
+                    part += yield from _large(service, drained[service.name], wanted.picks(words, texts))
+                    break
+                part += _found(service, drained[service.name], wanted, words, texts)
+                looked += len(service.registrations) if words else 0
             if looked >= SLICE:
                 break
         else:
-            slices.append(part)
+            slices.append(_described(registry, part) if described else part)
             return slices
-        slices.append(part)
+        slices.append(_described(registry, part) if described else part)
         yield
 
 
 def _found(service: Service, drained: int, wanted: Wanted, words: tuple[str, ...], texts: Texts) -> Iterable[Found]:
     """Return the service if it is wanted."""
-    if not words:
-        total = len(service.registrations)
-        matching = {OK: service.up, DOWN: total - service.up - drained, DRAINED: drained}.get(wanted.state)
-        return () if matching is not None and matching <= 0 else (_row(service, drained, matching),)
-    matches = wanted.of_instances(words, texts)
-    matching_ones = list(filter(matches, service.registrations))
-    return (_row(service, drained, len(matching_ones), matching_ones),) if matching_ones else ()
+    name, registrations, up = service
+    total = len(registrations)
+    pick = wanted.picks(words, texts) if words else None
+    if pick is not None:
+        picked = pick(registrations)
+        return (Found(name, up, total, drained, len(picked), picked[:NAMED]),) if picked else ()
+    if not wanted.state:
+        return (Found(name, up, total, drained, None),)
+    matching = {OK: up, DOWN: total - up - drained, DRAINED: drained}[wanted.state]
+    return (Found(name, up, total, drained, matching),) if matching > 0 else ()
 
 
-def _large(service: Service, drained: int, matches: Matches | None) -> Work[Iterable[Found]]:
+def _large(service: Service, drained: int, pick: Pick | None) -> Work[Iterable[Found]]:
     """Return the service if one of its many instances is wanted."""
-    row, noted = _row(service, drained, None), list(service.registrations)
-    found = yield from _chosen(noted, matches)
-    named = list(islice((each for part in found for each in part), NAMED))
-    matching = sum(map(len, found))
-    return (row._replace(matching=matching, named=tuple(named)),) if matching else ()
+    name, registrations, up = service
+    total = len(registrations)
+    slices = yield from _picked(list(registrations), pick)
+    named = list(islice((each for part in slices for each in part), NAMED))
+    return (Found(name, up, total, drained, sum(map(len, slices)), named),) if named else ()
 
 
-def _row(service: Service, drained: int, matching: int | None, found: Iterable[Registration] = ()) -> Found:
-    return Found(
-        service.name,
-        service.up,
-        len(service.registrations),
-        drained,
-        service.description,
-        matching,
-        tuple(islice(found, NAMED)),
-    )
+def _described(registry: Registry, found: Iterable[Found]) -> list[Found]:
+    described = ((row, registry.store.service(row.name)) for row in found)
+    return [row._replace(description=service.description) for row, service in described if service is not None]
 
 
 def named(registry: Registry, found: list[Found], wanted: Wanted) -> Work[list[Found]]:
-    """Name instances where only their number is known; `found` are the rows of one page."""
-    rows, texts = list[Found](), Texts()
-    for row in found:
+    """Make the rows of one page ready: with their descriptions, and with instances where only the number of those is known."""
+    rows, pick = list[Found](), wanted.picks((), Texts())
+    for row in _described(registry, found):
         service = registry.store.service(row.name) if row.matching and not row.named else None
-        matches = wanted.of_instances((), texts)
-        if service is None or matches is None:
+        if service is None or pick is None:
             rows.append(row)
             continue
         of_service, noted = list[Registration](), list(service.registrations)
         for start in range(0, len(noted), SLICE):
-            of_service += filter(matches, noted[start : start + SLICE])
+            of_service += pick(noted[start : start + SLICE])
             if len(of_service) >= NAMED:
                 break
-            yield
-        rows.append(row._replace(named=tuple(of_service[:NAMED])))
+            if start + SLICE < len(noted):
+                yield
+        rows.append(row._replace(named=of_service[:NAMED]))
     return rows
 
 
 def instances(service: Service, wanted: Wanted) -> Work[list[list[Registration]]]:
     """Return the instances of a service that are wanted, slice by slice; its name settles some of the words."""
     words, noted = wanted.left(service.name), list(service.registrations)
-    return (yield from _chosen(noted, wanted.of_instances(words, Texts(), wide=True)))
+    return (yield from _picked(noted, wanted.picks(words, Texts(), wide=True)))
 
 
-def _chosen(noted: list[Registration], matches: Matches | None) -> Work[list[list[Registration]]]:
-    found = list[list[Registration]]()
+def _picked(noted: list[Registration], pick: Pick | None) -> Work[list[list[Registration]]]:
+    picked = list[list[Registration]]()
     for start in range(0, len(noted), SLICE):
         part = noted[start : start + SLICE]
-        found.append(part if matches is None else list(filter(matches, part)))
+        picked.append(part if pick is None else pick(part))
         yield
-    return found
-
-
-def states_of(service: Service) -> Work[Counter[str]]:
-    """Return how many instances of a service are in each state."""
-    noted, counts = list(service.registrations), Counter(dict.fromkeys(STATES, 0))
-    for start in range(0, len(noted), SLICE):
-        counts.update(state_of(registration.instance) for registration in noted[start : start + SLICE])
-        yield
-    return counts
+    return picked
 
 
 def in_order(

@@ -43,8 +43,8 @@ _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SITE: Final = istr("Sec-Fetch-Site")
 """Which browsers send to https and to loopback, and no page can set: same-origin, same-site, cross-site, or none."""
 _REQUESTED_WITH: Final = istr("X-Requested-With")
-"""Which scripts of pages send that say themselves that nobody is signed in. They are refused by a scheme that browsers do not know, so
-that no dialog comes up over what somebody reads."""
+"""Which scripts of pages send that say themselves when nobody is signed in. They are refused by a scheme that browsers do not
+know, so that no dialog comes up over what somebody reads."""
 _NOT_SAID: Final = frozenset({None, "none"})
 """Nothing, or that no page is behind it."""
 

@@ -8,7 +8,7 @@ from gateway.bars import bar, last_day
 from gateway.commands import commands
 from gateway.found import down
 from gateway.lists import Handler, Lists
-from gateway.pages import ago, page
+from gateway.pages import ago, lasting, page
 from gateway.query import Query
 from gateway.rows import entry_row, instance_row, when, why
 from luna_grpc import history
@@ -75,20 +75,17 @@ class InstancePage:
             "why": why(registration),
             "drain": self._drain(registration, now),
             "generation": registration.instance.generation,
-            "lease": {"live": registration.live, "left": ago(left * 1000), "held": registry.held and registration.live},
+            "lease": {"live": registration.live, "left": lasting(left * 1000), "held": registry.held and registration.live},
         }
 
     def _drain(self, registration: Registration, now: int) -> str:
-        """Say who drained it, as far as that is known."""
+        """Say who drained it and when, as far as that is known."""
         instance = registration.instance
         if instance.drained_until is None:
             return ""
         entries = self._registry.store.journal.of_instance(instance.info.instance_id, instance.info.name)
         drained = next((entry for entry in reversed(entries) if entry.kind is Kind.DRAINED), None)
-        if drained is None:
-            return ""
-        who = drained.user or "someone"
-        return f"By {who}, {ago(now - drained.at)} ago."
+        return f"{drained.user or 'someone'} {ago(now - drained.at)} ago" if drained else "an operator"
 
     def _gone(self, last: Entry | None) -> dict[str, Any]:
         assert last is not None  # noqa: S101 - who is not there and has no entry has no page

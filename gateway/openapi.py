@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from gateway import schemas
-from gateway.schemas import EXAMPLE_ID, EXAMPLE_INPUT, EXAMPLE_INSTANCE, EXAMPLE_SERVICE, refusals
+from gateway.schemas import EXAMPLE_CHANGE, EXAMPLE_ID, EXAMPLE_INPUT, EXAMPLE_INSTANCE, EXAMPLE_SERVICE, refusals
 from luna_grpc import __version__
+from luna_grpc.journal import Kind
 
 Part: TypeAlias = dict[str, Any]
 
@@ -17,6 +18,7 @@ JSON: Final = "application/json"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
+CSV: Final = "text/csv"
 _INTRODUCTION: Final = """\
 For clients that do not speak gRPC. Everything below `/registry/`, and `/metrics`, needs Basic auth: user `admin` and an empty \
 password unless the settings of Luna say otherwise.
@@ -52,10 +54,43 @@ _NAME: Final = {
 _PAGE: Final = {
     "name": "page",
     "in": "query",
-    "description": "Which hundred rows the page shows, from 1; what is no number is the first. It does not concern JSON.",
+    "description": "Which hundred rows the page shows, from 1; what is no number is the first. It does not concern JSON and CSV.",
     "schema": {"type": "string"},
     "example": "1",
 }
+
+
+def _query(name: str, description: str, example: str) -> Part:
+    """Return a parameter of a list. Whatever it says is taken, or ignored."""
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}, "example": example}
+
+
+_FORMAT: Final = _query(
+    "format", "`json` or `csv` instead of what the `Accept` header asks for; all rows, not only a page.", "json"
+)
+_OF_SERVICES: Final = (
+    _query("q", "Words in names, ids, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found.", "orders"),
+    _query("status", "Only services with this status: `UP` or `DOWN`.", "UP"),
+    _query("instances", "Only services with such an instance: `OK`, `DOWN` (and nobody drained it) or `DRAINED`.", "OK"),
+    _query("sort", "`status`, `name`, `description` or `instances`; with `-` in front backwards.", "name"),
+    _PAGE,
+    _FORMAT,
+)
+_OF_INSTANCES: Final = (
+    _query(
+        "q", "Words in ids, versions, URLs, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found.", "localhost"
+    ),
+    _query("status", "Only such instances: `OK`, `DOWN` (and nobody drained it) or `DRAINED`.", "OK"),
+    _query("sort", "`status`, `id`, `version`, `url`, `weight` or `heartbeat`; with `-` in front backwards.", "id"),
+    _PAGE,
+    _FORMAT,
+)
+_OF_CHANGES: Final = (
+    _query("q", "Words in ids and in the names of services and users. All have to be found.", "orders"),
+    _query("kind", "Only such changes: " + ", ".join(f"`{kind.value}`" for kind in Kind) + ".", "registered"),
+    _PAGE,
+    _FORMAT,
+)
 _VERBOSE: Final = {
     "name": "verbose",
     "in": "query",
@@ -79,6 +114,11 @@ _SERVICES: Final = {
     "example": [EXAMPLE_SERVICE],
 }
 _PAGE_OF_HTML: Final = {"schema": {"type": "string", "description": "A page for people."}}
+_TABLE: Final = {"schema": {"type": "string", "description": "A table, with `format=csv`."}}
+_CHANGES: Final = {
+    "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Change"}},
+    "example": [EXAMPLE_CHANGE],
+}
 _LINE: Final = {"schema": {"type": "string"}}
 _GUARDED: Final = (401, 403, 429, 431, 500, 503)
 """With what every operation below `/registry/` may be refused."""
@@ -119,7 +159,14 @@ def _paths() -> Part:
             "parameters": [_ID],
             "post": _register(),
             "put": _heartbeat(),
-            "get": _operation("getInstance", "Instances", "Show an instance", ok=_ok(_INSTANCE), refused=(400, 404)),
+            "get": _operation(
+                "getInstance",
+                "Instances",
+                "Show an instance, as JSON or as a page",
+                "A page for whoever asks for HTML by name in the `Accept` header.",
+                ok=_negotiated(_INSTANCE, table=False),
+                refused=(400, 404),
+            ),
             "delete": _operation(
                 "deregister",
                 "Instances",
@@ -161,7 +208,7 @@ def _paths() -> Part:
                 "Services",
                 "Show one service, as a page or as JSON",
                 "JSON for whoever prefers it in the `Accept` header.",
-                parameters=[_NAME, _PAGE],
+                parameters=[_NAME, *_OF_INSTANCES],
                 ok=_negotiated(_SERVICE),
                 refused=(404,),
             ),
@@ -175,6 +222,16 @@ def _paths() -> Part:
                 "how many instances are down and not drained: at once, and then at most once a second. Not what has changed.",
                 parameters=[_ONCE],
                 ok=_ok({"schema": {"description": "Events, one after another."}, "example": _EVENT}, EVENTS),
+            ),
+        },
+        "/registry/v1/journal": {
+            "get": _operation(
+                "getJournal",
+                "About",
+                "Show what happened of late, as a page or as JSON",
+                "The latest change comes first. JSON for whoever prefers it in the `Accept` header.",
+                parameters=_OF_CHANGES,
+                ok=_negotiated(_CHANGES),
             ),
         },
         "/livez": {
@@ -250,7 +307,7 @@ def _services(operation_id: str, summary: str) -> Part:
         "Services",
         summary,
         "JSON for whoever prefers it in the `Accept` header.",
-        parameters=[_PAGE],
+        parameters=_OF_SERVICES,
         ok=_negotiated(_SERVICES),
     )
 
@@ -294,12 +351,12 @@ def _ok(content: Part, media_type: str = JSON) -> Part:
     return {"200": {"description": "Done.", "content": {media_type: content}}}
 
 
-def _negotiated(as_json: Part) -> Part:
+def _negotiated(as_json: Part, *, table: bool = True) -> Part:
     return {
         "200": {
             "description": "A page, or JSON.",
             "headers": {"Vary": {"$ref": "#/components/headers/Vary"}},
-            "content": {JSON: as_json, HTML: _PAGE_OF_HTML},
+            "content": {JSON: as_json, HTML: _PAGE_OF_HTML, CSV: _TABLE} if table else {JSON: as_json, HTML: _PAGE_OF_HTML},
         }
     }
 

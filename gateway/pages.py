@@ -52,6 +52,16 @@ def ago(milliseconds: float) -> str:
     return f"{seconds // _DAY} days"
 
 
+def lasting(milliseconds: float) -> str:
+    """Write how long something lasts, not quite as roughly as `ago`: `3 h 59 min`."""
+    minutes = int(milliseconds // (1000 * _MINUTE))
+    if not _MINUTE <= minutes < 7 * _DAY // _MINUTE or not minutes % _MINUTE:
+        return ago(milliseconds)
+    hours, minutes = divmod(minutes, _MINUTE)
+    days, hours = divmod(hours, _DAY // _HOUR)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+
+
 def segment(text: str) -> str:
     """Write `text` as one segment of a path, slashes included; Jinja's own `urlencode` leaves those as they are."""
     return quote(text, safe="")

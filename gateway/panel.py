@@ -1,6 +1,7 @@
 """The panel's lists: all services, and the instances of one. Pages are made on the server, and complete without JavaScript."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 from aiohttp import hdrs, web
@@ -31,6 +32,8 @@ _INSTANCES: Final = {"status": STATES, "sort": found.INSTANCE_COLUMNS}
 LEFT: Final = 3600 * 1000
 """Milliseconds for which an instance that has left is shown beside those that are there."""
 MOST_LEFT: Final = 20
+MOST_CHANGES: Final = 3000
+"""Entries that are looked at for a bar: some 4 ms. A service that changes more often has a shorter bar."""
 LATEST: Final = 10
 """Entries of the journal on a page that is about something else."""
 
@@ -48,7 +51,8 @@ class Panel:
         wanted = Wanted.of(query["q"], state=query["instances"], status=query["status"])
         if query.format == "json" and not query.narrowed and not query["sort"]:
             return _negotiated(export.answer(request, await self._lists.services(), "json", ""))
-        slices = await self._lists.done(found.services(self._registry, wanted))
+        described = query.format == "csv" or query["sort"].endswith("description")
+        slices = await self._lists.done(found.services(self._registry, wanted, described=described))
         rows = await self._lists.done(_sorted(slices, query["sort"], found.SERVICE_COLUMNS, "status", lambda row: row.name.lower()))
         if query.format != "html":
             return _negotiated(export.answer(request, self._exported(query.format, slices, rows, wanted), query.format, "services"))
@@ -174,8 +178,10 @@ class Panel:
     def _history(self, name: str, service: Service | None, now: int) -> dict[str, Any]:
         """Return what the journal tells of a service."""
         journal = self._registry.store.journal
-        entries = journal.of_service(name)
-        window = last_day(now, journal.known_since)
+        all_entries = journal.of_service(name)
+        entries = list(islice(reversed(all_entries), MOST_CHANGES))[::-1]
+        cut_off = len(entries) < len(all_entries)
+        window = last_day(now, entries[0].at if cut_off else journal.known_since)
         seen = {entry.instance_id for entry in entries}
         present = {instance_id for instance_id in seen if self._is_in(name, instance_id)}
         others = len(service.registrations) - len(present) if service else 0
@@ -185,7 +191,7 @@ class Panel:
             "bar": bar(spans, window),
             "left": [entry_row(entry, now) for entry in left[:MOST_LEFT]],
             "more_left": max(0, len(left) - MOST_LEFT),
-            "latest": [entry_row(entry, now) for entry, _ in zip(reversed(entries), range(LATEST), strict=False)],
+            "latest": [entry_row(entry, now) for entry in entries[: -LATEST - 1 : -1]],
         }
 
     def _is_in(self, name: str, instance_id: str) -> bool:

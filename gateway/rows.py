@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.found import Found
-from gateway.pages import ago, moment
+from gateway.pages import lasting, moment
 from gateway.search import DOWN, DRAINED, OK, state_of
 from luna_grpc.journal import Entry, Kind
 from luna_grpc.model import Instance, Status, StatusReason
@@ -45,7 +45,7 @@ def when(milliseconds: int, now: int) -> dict[str, str]:
 
 def until(milliseconds: int, now: int) -> dict[str, str]:
     """Write a moment that is still to come; `left` is the time until then."""
-    return when(milliseconds, now) | {"left": ago(milliseconds - now)}
+    return when(milliseconds, now) | {"left": lasting(milliseconds - now)}
 
 
 def service_row(found: Found) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def why(registration: Registration) -> str:
     match instance.reason:
         case StatusReason.DRAINED:
             also = {None: says, StatusReason.LEASE_EXPIRED: "Its heartbeats stay away as well."}
-            return f"An operator took it out of service. {also.get(instance.ended, 'Its connection is broken as well.')}"
+            return also.get(instance.ended, "Its connection is broken as well.")
         case StatusReason.LEASE_EXPIRED:
             return "No heartbeat came in time. The next one brings it back."
         case StatusReason.DISCONNECTED:

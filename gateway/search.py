@@ -5,19 +5,18 @@ status. All words have to be found. Those that the name of a service holds are s
 and the same instance. So `orders down` finds the instances of orders that are down.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
-from luna_grpc.model import Instance, ServiceStatus, StatusReason
-from luna_grpc.store import Registration
+from luna_grpc.model import NO_METADATA, Instance, StatusReason
+from luna_grpc.store import Registration, Service
 
 MOST_WORDS: Final = 8
 OK, DOWN, DRAINED = "OK", "DOWN", "DRAINED"
 STATES: Final = (OK, DOWN, DRAINED)
 """What an instance can be filtered by. A drained one is no `DOWN` here: someone wanted it so."""
-_BEFORE_ALL: Final = "\0"
-"""In no text: stands between entries of metadata."""
-Matches = Callable[[Registration], bool]
+Pick: TypeAlias = Callable[[Iterable[Registration]], list[Registration]]
+"""Picks those that are wanted."""
 
 
 def is_ok(instance: Instance) -> bool:
@@ -50,18 +49,22 @@ def state_of(instance: Instance) -> str:
 
 
 class Texts:
-    """Metadata as text to search in, made once for all instances that have the same object."""
+    """Which metadata holds a word, found out once for all instances that have the same object."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, tuple[Mapping[str, str], str]] = {}
+        self._metadata: dict[int, Mapping[str, str]] = {}  # held, so that an id stays that of one object
+        self._holding: dict[str, dict[int, bool]] = {}
 
-    def of(self, metadata: Mapping[str, str]) -> str:
-        """Return each entry as `key=value`, in small letters."""
-        known = self._texts.get(id(metadata))
-        if known is None:
-            text = _BEFORE_ALL.join([f"{key}={value}" for key, value in metadata.items()]).lower()
-            known = self._texts[id(metadata)] = (metadata, text)  # held, so that its id is not another one's
-        return known[1]
+    def holding(self, word: str) -> tuple[dict[int, bool], Callable[[Mapping[str, str]], bool]]:
+        """Return what is known by the ids of metadata, and what finds it out where it is not known yet."""
+        known = self._holding.setdefault(word, {id(NO_METADATA): False})
+
+        def look(metadata: Mapping[str, str]) -> bool:
+            self._metadata[id(metadata)] = metadata
+            known[id(metadata)] = holds = any(word in f"{key}={value}".lower() for key, value in metadata.items())
+            return holds
+
+        return known, look
 
 
 class Wanted(NamedTuple):
@@ -81,54 +84,85 @@ class Wanted(NamedTuple):
 
     def left(self, name: str) -> tuple[str, ...]:
         """Return the words that the name of a service does not settle."""
+        if not self.words:
+            return ()
         name = name.lower()
         return tuple(word for word in self.words if word not in name)
 
-    def takes(self, status: ServiceStatus) -> bool:
-        """Whether a service with this status may be among those wanted."""
-        return not self.status or self.status == status
+    def takes(self, service: Service) -> bool:
+        """Whether the status of a service is a wanted one."""
+        return not self.status or self.status == service.status
 
-    def of_instances(self, words: tuple[str, ...], texts: Texts, *, wide: bool = False) -> Matches | None:
-        """Return what tells whether an instance is wanted, as far as words and the filter concern it; None: all are.
+    def picks(self, words: tuple[str, ...], texts: Texts, *, wide: bool = False) -> Pick | None:
+        """Return what picks the instances that are wanted, as far as words and the filter concern them; None: all are.
 
-        `wide`: its version and its URL are searched too.
+        `wide`: their versions and URLs are searched too.
         """
-        holds = _holds_wide if wide else _holds
-        wanted = _IS.get(self.state)
-        if not words:
-            return None if wanted is None else lambda registration: wanted(registration.instance)
-        if len(words) == 1 and wanted is None and words[0] not in _WORDS_FOR_A_STATE:
-            return holds(words[0], texts)
-        found = [_or_is(word, holds(word, texts)) for word in words]
-        return lambda registration: (wanted is None or wanted(registration.instance)) and all(each(registration) for each in found)
+        steps = [_in_state(_IS[self.state])] if self.state else []
+        for word in words:
+            step = _holding_wide(word, texts) if wide else _holding(word, texts)
+            state = _WORDS_FOR_A_STATE.get(word)
+            steps.append(step if state is None else _or_in_state(step, state))
+        return _one_after_the_other(steps) if steps else None
 
 
-def _holds(word: str, texts: Texts) -> Matches:
-    """Return what looks for a word in an id and in metadata."""
-    of = texts.of
+def _one_after_the_other(steps: Sequence[Pick]) -> Pick:
+    first, *rest = steps
+    if not rest:
+        return first
 
-    def matches(registration: Registration) -> bool:
-        info = registration.instance.info
-        metadata = info.metadata
-        return word in info.instance_id.lower() or (bool(metadata) and word in of(metadata))
+    def pick(registrations: Iterable[Registration]) -> list[Registration]:
+        picked = first(registrations)
+        for step in rest:
+            picked = step(picked)
+        return picked
 
-    return matches
-
-
-def _holds_wide(word: str, texts: Texts) -> Matches:
-    """Return what looks for a word in a version and in a URL too."""
-    holds = _holds(word, texts)
-
-    def matches(registration: Registration) -> bool:
-        info = registration.instance.info
-        return holds(registration) or word in info.version.lower() or word in info.url.lower()
-
-    return matches
+    return pick
 
 
-def _or_is(word: str, holds: Matches) -> Matches:
-    """Return what also takes a word for one for a status."""
-    state = _WORDS_FOR_A_STATE.get(word)
-    if state is None:
-        return holds
-    return lambda registration: state(registration.instance) or holds(registration)
+def _in_state(state: Callable[[Instance], bool]) -> Pick:
+    return lambda registrations: [each for each in registrations if state(each.instance)]
+
+
+def _or_in_state(step: Pick, state: Callable[[Instance], bool]) -> Pick:
+    """Return what also picks those in a state."""
+
+    def pick(registrations: Iterable[Registration]) -> list[Registration]:
+        noted = list(registrations)
+        picked = set(step(noted))
+        return [each for each in noted if each in picked or state(each.instance)]
+
+    return pick
+
+
+def _holding(word: str, texts: Texts) -> Pick:
+    """Return what looks for a word in ids and in metadata: a loop without a call, for 100,000 instances are nothing special."""
+    known, look = texts.holding(word)
+    get = known.get
+
+    def pick(registrations: Iterable[Registration]) -> list[Registration]:
+        return [
+            each
+            for each in registrations
+            if word in (info := each.instance.info).instance_id.lower()
+            or (holds := get(id(info.metadata)))
+            or (holds is None and look(info.metadata))
+        ]
+
+    return pick
+
+
+def _holding_wide(word: str, texts: Texts) -> Pick:
+    """Return what looks for a word in versions and in URLs too."""
+    step = _holding(word, texts)
+
+    def pick(registrations: Iterable[Registration]) -> list[Registration]:
+        noted = list(registrations)
+        picked = set(step(noted))
+        return [
+            each
+            for each in noted
+            if each in picked or word in (info := each.instance.info).version.lower() or word in info.url.lower()
+        ]
+
+    return pick
