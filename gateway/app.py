@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from gateway.answers import SAFE, empty_answer, text_answer
 from gateway.api import Api
+from gateway.changes import Changes
 from gateway.connections import Limits, Runner
 from gateway.docs import Docs
 from gateway.forms import Forms
@@ -51,6 +52,7 @@ class RestServer:
         self._registry = registry
         self._guard = Guard(registry, authenticator, settings)
         self.in_flight = self._guard.in_flight
+        self.changes = Changes(registry, authenticator, settings.max_change_streams)
         self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
         self._settings = settings
@@ -96,6 +98,7 @@ class RestServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
         self._listener.close()
+        await self.changes.close(CUT_OFF)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.in_flight.drain(), self._grace)
         server = self._runner.server
@@ -127,6 +130,7 @@ class RestServer:
             (hdrs.METH_GET, PREFIX + "/services", read, panel.services),
             (hdrs.METH_GET, PREFIX + "/services/", read, panel.services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
+            (hdrs.METH_GET, PREFIX + "/changes", read, self.changes.stream),
             (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, panel.service),
             (hdrs.METH_GET, PREFIX + "/journal", read, JournalPage(registry, lists).show),
             (hdrs.METH_POST, form + "/drain", Action.OPERATE, forms.drain),

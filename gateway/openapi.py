@@ -7,16 +7,16 @@ is in it. Static files are not: they belong to the pages, and their names change
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
-from gateway import schemas
-from gateway.schemas import EXAMPLE_CHANGE, EXAMPLE_ID, EXAMPLE_INPUT, EXAMPLE_INSTANCE, EXAMPLE_SERVICE, refusals
+from gateway import parameters, schemas
+from gateway.schemas import EXAMPLE_CHANGE, EXAMPLE_INPUT, EXAMPLE_INSTANCE, EXAMPLE_SERVICE, refusals
 from luna_grpc import __version__
-from luna_grpc.journal import Kind
 
 Part: TypeAlias = dict[str, Any]
 
 JSON: Final = "application/json"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
+EVENTS: Final = "text/event-stream"
 CSV: Final = "text/csv"
 _INTRODUCTION: Final = """\
 For clients that do not speak gRPC. Everything below `/registry/`, and `/metrics`, needs Basic auth: user `admin` and an empty \
@@ -34,65 +34,7 @@ _TAGS: Final = {
     "Probes": "For load balancers and whoever restarts processes. They need no credentials.",
     "About": "The API about itself.",
 }
-_ID: Final = {
-    "name": "instanceId",
-    "in": "path",
-    "required": True,
-    "description": "Of the form `serviceName:domain:port`. The colons may be percent-encoded or not.",
-    "schema": {"$ref": "#/components/schemas/InstanceId"},
-    "example": EXAMPLE_ID,
-}
-_NAME: Final = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "The name of the service, percent-encoded.",
-    "schema": {"$ref": "#/components/schemas/ServiceName"},
-    "example": "orders",
-}
-_PAGE: Final = {
-    "name": "page",
-    "in": "query",
-    "description": "Which hundred rows the page shows, from 1; what is no number is the first. It does not concern JSON and CSV.",
-    "schema": {"type": "string"},
-    "example": "1",
-}
-
-
-def _query(name: str, description: str) -> Part:
-    """Return a parameter of a list. Whatever it says is taken, or ignored; no example, or the page to try it would narrow lists."""
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
-
-
-_FORMAT: Final = _query("format", "`json` or `csv` instead of what the `Accept` header asks for; all rows, not only a page.")
-_OF_SERVICES: Final = (
-    _query("q", "Words in names, ids, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found."),
-    _query("status", "Only services with this status: `UP` or `DOWN`."),
-    _query("instances", "Only services with such an instance: `OK`, `DOWN` (and nobody drained it) or `DRAINED`."),
-    _query("sort", "`status`, `name`, `description` or `instances`; with `-` in front backwards."),
-    _PAGE,
-    _FORMAT,
-)
-_OF_INSTANCES: Final = (
-    _query("q", "Words in ids, versions, URLs, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found."),
-    _query("status", "Only such instances: `OK`, `DOWN` (and nobody drained it) or `DRAINED`."),
-    _query("sort", "`status`, `id`, `version`, `url`, `weight` or `heartbeat`; with `-` in front backwards."),
-    _PAGE,
-    _FORMAT,
-)
-_OF_CHANGES: Final = (
-    _query("q", "Words in ids and in the names of services and users. All have to be found."),
-    _query("kind", "Only such changes: " + ", ".join(f"`{kind.value}`" for kind in Kind) + "."),
-    _PAGE,
-    _FORMAT,
-)
-_VERBOSE: Final = {
-    "name": "verbose",
-    "in": "query",
-    "description": "With it, whatever its value, the answer tells more.",
-    "allowEmptyValue": True,
-    "schema": {"type": "string"},
-}
+_EVENT: Final = 'id: 5f2a91c07be4d638-1042\ndata: {"feed":"5f2a91c07be4d638","revision":1042,"down":3}\n\n'
 _INSTANCE: Final = {"schema": {"$ref": "#/components/schemas/Instance"}, "example": EXAMPLE_INSTANCE}
 _SERVICE: Final = {"schema": {"$ref": "#/components/schemas/Service"}, "example": EXAMPLE_SERVICE}
 _SERVICES: Final = {
@@ -142,7 +84,7 @@ def document(max_body: int) -> Part:
 def _paths() -> Part:
     return {
         "/registry/v1/instances/{instanceId}": {
-            "parameters": [_ID],
+            "parameters": [parameters.ID],
             "post": _register(),
             "put": _heartbeat(),
             "get": _operation(
@@ -163,7 +105,7 @@ def _paths() -> Part:
             ),
         },
         "/registry/v1/instances/{instanceId}/drain": {
-            "parameters": [_ID],
+            "parameters": [parameters.ID],
             "post": _operation(
                 "drain",
                 "Instances",
@@ -194,9 +136,20 @@ def _paths() -> Part:
                 "Services",
                 "Show one service, as a page or as JSON",
                 "JSON for whoever prefers it in the `Accept` header.",
-                parameters=[_NAME, *_OF_INSTANCES],
+                parameters=[parameters.NAME, *parameters.OF_INSTANCES],
                 ok=_negotiated(_SERVICE),
                 refused=(404,),
+            ),
+        },
+        "/registry/v1/changes": {
+            "get": _operation(
+                "followChanges",
+                "Services",
+                "Learn when something has changed",
+                "Server-sent events that say which `revision` it is, of which `feed` (another one after a restart of Luna), and "
+                "how many instances are down and not drained: at once, and then at most once a second. Not what has changed.",
+                parameters=[parameters.ONCE],
+                ok=_ok({"schema": {"description": "Events, one after another."}, "example": _EVENT}, EVENTS),
             ),
         },
         "/registry/v1/journal": {
@@ -205,7 +158,7 @@ def _paths() -> Part:
                 "About",
                 "Show what happened of late, as a page or as JSON",
                 "The latest change comes first. JSON for whoever prefers it in the `Accept` header.",
-                parameters=_OF_CHANGES,
+                parameters=parameters.OF_CHANGES,
                 ok=_negotiated(_CHANGES),
             ),
         },
@@ -217,7 +170,7 @@ def _paths() -> Part:
                 "ready",
                 "Ask whether it is ready for requests",
                 "If not, send none for now: it is starting or stopping.",
-                parameters=[_VERBOSE],
+                parameters=[parameters.VERBOSE],
                 ok=_ok(_LINE, TEXT) | {"503": {"description": "It is not ready.", "content": {TEXT: _LINE}}},
             ),
         },
@@ -282,7 +235,7 @@ def _services(operation_id: str, summary: str) -> Part:
         "Services",
         summary,
         "JSON for whoever prefers it in the `Accept` header.",
-        parameters=_OF_SERVICES,
+        parameters=parameters.OF_SERVICES,
         ok=_negotiated(_SERVICES),
     )
 
