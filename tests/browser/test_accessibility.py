@@ -87,7 +87,7 @@ async def test_axe_finds_nothing(browser: Browser, filled: tuple[Running, list[s
 async def test_axe_would_find_something(visit: Visits) -> None:
     """The test above can fail."""
     looking = await visit()
-    await looking.goto(LIST)
+    await looking.goto(f"{LIST}?live=off")
     await looking.page.evaluate(
         "document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=data:,><button></button>')"
     )
