@@ -9,10 +9,10 @@ from aiohttp import hdrs, web
 from gateway import export, found, views
 from gateway.bars import bar, last_day
 from gateway.commands import commands
-from gateway.found import Found, Row
+from gateway.found import Found, Row, Work
 from gateway.haystacks import Haystacks
 from gateway.lists import Body, Lists
-from gateway.pages import page
+from gateway.pages import written
 from gateway.query import Pages, Query, values_for_links
 from gateway.rows import PHASES, entry_row, instance_row, service_row
 from gateway.search import STATES, Wanted
@@ -99,7 +99,7 @@ class Panel:
 
     # As pages
 
-    def _services_page(self, request: web.Request, user: User, query: Query, pages: Pages, shown: list[Row]) -> web.Response:
+    def _services_page(self, request: web.Request, user: User, query: Query, pages: Pages, shown: list[Row]) -> Work[web.Response]:
         registry = self._registry
         totals = registry.store.totals()
         drained = sum(found.drained_in(registry).values())
@@ -111,7 +111,7 @@ class Panel:
             _filter(query, "instances", "DOWN", "Instances down", down),
             _filter(query, "instances", "DRAINED", "Instances drained", drained),
         ]
-        return page(
+        return written(
             "services.html",
             query=query,
             down=down,
@@ -126,7 +126,7 @@ class Panel:
             ttl=f"{registry.policy.ttl:g} s",
         )
 
-    def _service_page(self, user: User, query: Query, name: str, pages: Pages, shown: list[Registration]) -> web.Response:
+    def _service_page(self, user: User, query: Query, name: str, pages: Pages, shown: list[Registration]) -> Work[web.Response]:
         service = self._registry.store.service(name)
         if service is None:  # it has left meanwhile
             return self._gone_page(query, name)
@@ -134,7 +134,7 @@ class Panel:
         total = len(service.registrations)
         drained = found.drained_in(self._registry)[name]
         down = total - service.up - drained
-        return page(
+        return written(
             "service.html",
             **self._history(name, service, now),
             query=query,
@@ -159,11 +159,11 @@ class Panel:
             forms=values_for_links(query),
         )
 
-    def _gone_page(self, query: Query, name: str) -> web.Response:
+    def _gone_page(self, query: Query, name: str) -> Work[web.Response]:
         if query.format != "html" or not self._registry.store.journal.of_service(name):
             self._registry.service(name)  # says that there is none
         now = self._registry.now_ms()
-        return page(
+        return written(
             "service.html",
             **self._history(name, None, now),
             query=query,
@@ -226,7 +226,7 @@ def _left(entries: Sequence[Entry], present: Collection[str], since: int) -> Ite
 
 def _sorted(
     slices: list[list[T]], sort: str, columns: Mapping[str, Callable[[T], Any]], default: str, name: Callable[[T], str]
-) -> found.Work[Iterator[T]]:
+) -> Work[Iterator[T]]:
     column = sort.removeprefix("-") or default
     return found.in_order(slices, columns[column], name, backwards=sort.startswith("-"))
 
