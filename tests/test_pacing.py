@@ -1,6 +1,7 @@
 """How bulk work lets others run."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -83,7 +84,7 @@ async def test_pieces_are_done_one_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 async def test_what_a_task_has_worked_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own pieces, the one under way included, and not what others do in between or beside it."""
     clock = [0.0]
-    monkeypatch.setattr(pacing.time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
     turn = pacing.OneAtATime()
 
     async def work(*pieces: float) -> float:
