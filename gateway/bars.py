@@ -13,6 +13,7 @@ DAY: Final = 24 * 3600 * 1000
 SLOTS: Final = 144
 """Parts of a bar: ten minutes each."""
 _MOST_ROWS: Final = 50
+_SECOND: Final = 1000
 _MOONS: Final = {State.OK: "full", State.DOWN: "new", State.GONE: "gone", State.UNKNOWN: "unknown"}
 _WORDS: Final = {State.OK: "up", State.DOWN: "down", State.GONE: "not registered", State.UNKNOWN: "unknown"}
 
@@ -44,7 +45,7 @@ def summary(spans: Iterable[Span]) -> str:
     downs = sum(span.state is State.DOWN for span in spans)
     times = {0: "", 1: ", down once"}.get(downs, f", down {downs} times")
     down = f"{times} for {lasting(time[State.DOWN])}{' in all' if downs > 1 else ''}" if downs else ", never down"
-    rest = [f"{_WORDS[state]} for {lasting(time[state])}" for state in (State.GONE, State.UNKNOWN) if time[state]]
+    rest = [f"{_WORDS[state]} for {lasting(time[state])}" for state in (State.GONE, State.UNKNOWN) if time[state] >= _SECOND]
     others = f"; {' and '.join(rest)}" if rest else ""
     return f"In the last 24 h: up {_percent(time[State.OK], known)}{down}{others}."
 

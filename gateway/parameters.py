@@ -30,32 +30,30 @@ PAGE: Final = {
 }
 
 
-def _query(name: str, description: str, example: str) -> dict[str, Any]:
-    """Return a parameter of a list. Whatever it says is taken, or ignored."""
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}, "example": example}
+def _query(name: str, description: str) -> dict[str, Any]:
+    """Return a parameter of a list. Whatever it says is taken, or ignored; no example, or the page to try it would narrow lists."""
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
 
 
-FORMAT: Final = _query("format", "`json` or `csv` instead of what the `Accept` header asks for; all rows, not only a page.", "json")
+FORMAT: Final = _query("format", "`json` or `csv` instead of what the `Accept` header asks for; all rows, not only a page.")
 OF_SERVICES: Final = (
-    _query("q", "Words in names, ids, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found.", "orders"),
-    _query("status", "Only services with this status: `UP` or `DOWN`.", "UP"),
-    _query("instances", "Only services with such an instance: `OK`, `DOWN` (and nobody drained it) or `DRAINED`.", "OK"),
-    _query("sort", "`status`, `name`, `description` or `instances`; with `-` in front backwards.", "name"),
+    _query("q", "Words in names, ids, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found."),
+    _query("status", "Only services with this status: `UP` or `DOWN`."),
+    _query("instances", "Only services with such an instance: `OK`, `DOWN` (and nobody drained it) or `DRAINED`."),
+    _query("sort", "`status`, `name`, `description` or `instances`; with `-` in front backwards."),
     PAGE,
     FORMAT,
 )
 OF_INSTANCES: Final = (
-    _query(
-        "q", "Words in ids, versions, URLs, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found.", "localhost"
-    ),
-    _query("status", "Only such instances: `OK`, `DOWN` (and nobody drained it) or `DRAINED`.", "OK"),
-    _query("sort", "`status`, `id`, `version`, `url`, `weight` or `heartbeat`; with `-` in front backwards.", "id"),
+    _query("q", "Words in ids, versions, URLs, metadata (`key=value`), or `ok`, `down`, `drained`. All have to be found."),
+    _query("status", "Only such instances: `OK`, `DOWN` (and nobody drained it) or `DRAINED`."),
+    _query("sort", "`status`, `id`, `version`, `url`, `weight` or `heartbeat`; with `-` in front backwards."),
     PAGE,
     FORMAT,
 )
 OF_CHANGES: Final = (
-    _query("q", "Words in ids and in the names of services and users. All have to be found.", "orders"),
-    _query("kind", "Only such changes: " + ", ".join(f"`{kind.value}`" for kind in Kind) + ".", "registered"),
+    _query("q", "Words in ids and in the names of services and users. All have to be found."),
+    _query("kind", "Only such changes: " + ", ".join(f"`{kind.value}`" for kind in Kind) + "."),
     PAGE,
     FORMAT,
 )
