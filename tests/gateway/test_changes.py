@@ -184,7 +184,7 @@ async def test_a_server_that_stops_says_so_and_does_not_wait(monkeypatch: pytest
 
 async def test_a_server_that_stops_takes_no_more_readers(server: Running, rest: ClientSession) -> None:
     """Whoever has a connection already is sent away."""
-    await server.rest.changes.close(1)
+    server.rest.changes.close()
     async with rest.get(PATH) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
