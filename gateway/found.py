@@ -5,12 +5,13 @@ what they found. What is sorted is sorted slice by slice, and merged only as far
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from gateway.haystacks import Haystacks
 from gateway.search import DOWN, DRAINED, OK, Pick, Texts, Wanted, state_of
 from luna_grpc.registry import Registry
 from luna_grpc.store import Registration, Service
@@ -18,7 +19,7 @@ from luna_grpc.store import Registration, Service
 T = TypeVar("T")
 Work: TypeAlias = Generator[None, None, T]
 """Long work, which yields when others are to have their turns."""
-SLICE: Final = 1000
+SLICE: Final = 500
 """How many instances or services are looked at in between: less than 1 ms."""
 NAMED: Final = 5
 """The most instances that the row of a service names."""
@@ -32,10 +33,8 @@ class Found(NamedTuple):
     up: int
     total: int
     drained: int
-    matching: int | None
-    """How many of its instances are among what was looked for; None: it was not about instances."""
-    named: Sequence[Registration] = ()
-    """The first of those."""
+    left: tuple[str, ...] = ()
+    """The words that are to be found at its instances."""
     description: str = ""
     """Only of the rows of a page, and where rows are sorted by it."""
 
@@ -43,6 +42,20 @@ class Found(NamedTuple):
     def phase(self) -> int:
         """How it is: 0 down, 1 half up, 2 up."""
         return (self.up > 0) + (self.up == self.total)
+
+    def in_state(self, state: str) -> int:
+        """Return how many of its instances are in a state."""
+        return {OK: self.up, DOWN: self.total - self.up - self.drained, DRAINED: self.drained}[state]
+
+
+class Row(NamedTuple):
+    """A service as a page shows it."""
+
+    found: Found
+    matching: int
+    """How many of its instances are among what was looked for; 0 where it was not about instances."""
+    named: Sequence[Registration]
+    """The first of those."""
 
 
 SERVICE_COLUMNS: Final[dict[str, Callable[[Found], Any]]] = {
@@ -75,21 +88,25 @@ def down(registry: Registry) -> int:
     return totals.instances - totals.instances_up - sum(drained_in(registry).values())
 
 
-def services(registry: Registry, wanted: Wanted, *, described: bool = False) -> Work[list[list[Found]]]:
+def services(registry: Registry, haystacks: Haystacks, wanted: Wanted, *, described: bool = False) -> Work[list[list[Found]]]:
     """Return the services that are wanted, slice by slice; with their descriptions, if those are needed for all of them."""
     drained, texts, slices, after = drained_in(registry), Texts(), list[list[Found]](), ""
     while True:
         part, looked = list[Found](), 0
         for service in registry.services(after=after):
-            after = service.name + "\0"
+            name, registrations, up = service
+            after = name + "\0"
             looked += 1
-            if wanted.takes(service):
-                words = wanted.left(service.name)
-                if words and len(service.registrations) > SLICE:
-                    part += yield from _large(service, drained[service.name], wanted.picks(words, texts))
-                    break
-                part += _found(service, drained[service.name], wanted, words, texts)
-                looked += len(service.registrations) if words else 0
+            if not wanted.takes(service):
+                continue
+            found = Found(name, up, len(registrations), drained[name], wanted.left(name))
+            if found.left and found.total > SLICE:
+                has = yield from _has(registrations, wanted.picks(found.left, texts))
+                part += [found] * has
+                break  # what is iterated over may have changed
+            has, cost = _settled(found, service, haystacks, wanted, texts)
+            looked += cost
+            part += [found] * has
             if looked >= SLICE:
                 break
         else:
@@ -99,27 +116,28 @@ def services(registry: Registry, wanted: Wanted, *, described: bool = False) -> 
         yield
 
 
-def _found(service: Service, drained: int, wanted: Wanted, words: tuple[str, ...], texts: Texts) -> Iterable[Found]:
-    """Return the service if it is wanted."""
-    name, registrations, up = service
-    total = len(registrations)
-    pick = wanted.picks(words, texts) if words else None
-    if pick is not None:
-        picked = pick(registrations)
-        return (Found(name, up, total, drained, len(picked), picked[:NAMED]),) if picked else ()
-    if not wanted.state:
-        return (Found(name, up, total, drained, None),)
-    matching = {OK: up, DOWN: total - up - drained, DRAINED: drained}[wanted.state]
-    return (Found(name, up, total, drained, matching),) if matching > 0 else ()
+def _settled(found: Found, service: Service, haystacks: Haystacks, wanted: Wanted, texts: Texts) -> tuple[bool, int]:
+    """Return whether a service is wanted, and how many of its instances were looked at to know that."""
+    if wanted.state and found.in_state(wanted.state) <= 0:
+        return False, 0
+    if not found.left:
+        return True, 0
+    text, known = haystacks.of(service)
+    in_text = wanted.in_text(found.left, text, found.total - found.up)
+    if in_text is not None:
+        return in_text, 0 if known else found.total
+    pick = wanted.picks(found.left, texts)
+    return bool(pick is None or pick(service.registrations)), found.total
 
 
-def _large(service: Service, drained: int, pick: Pick | None) -> Work[Iterable[Found]]:
-    """Return the service if one of its many instances is wanted."""
-    name, registrations, up = service
-    total = len(registrations)
-    slices = yield from _picked(list(registrations), pick)
-    named = list(islice((each for part in slices for each in part), NAMED))
-    return (Found(name, up, total, drained, sum(map(len, slices)), named),) if named else ()
+def _has(registrations: Collection[Registration], pick: Pick | None) -> Work[bool]:
+    """Return whether one of very many instances is wanted."""
+    noted = list(registrations)
+    for start in range(0, len(noted), SLICE):
+        if pick is None or pick(noted[start : start + SLICE]):
+            return True
+        yield
+    return False
 
 
 def _described(registry: Registry, found: Iterable[Found]) -> list[Found]:
@@ -127,23 +145,26 @@ def _described(registry: Registry, found: Iterable[Found]) -> list[Found]:
     return [row._replace(description=service.description) for row, service in described if service is not None]
 
 
-def named(registry: Registry, found: list[Found], wanted: Wanted) -> Work[list[Found]]:
-    """Make the rows of one page ready: with their descriptions, and with instances where only the number of those is known."""
-    rows, pick = list[Found](), wanted.picks((), Texts())
-    for row in _described(registry, found):
-        service = registry.store.service(row.name) if row.matching and not row.named else None
+def rows(registry: Registry, found: list[Found], wanted: Wanted) -> Work[list[Row]]:
+    """Make the rows of one page ready: with descriptions, and with the instances that were looked for."""
+    ready, texts = list[Row](), Texts()
+    for each in _described(registry, found):
+        service, pick = registry.store.service(each.name), wanted.picks(each.left, texts)
         if service is None or pick is None:
-            rows.append(row)
+            ready.append(Row(each, 0, ()))
             continue
-        of_service, noted = list[Registration](), list(service.registrations)
+        enough = 0 if each.left else each.in_state(wanted.state)
+        matching, named, noted = 0, list[Registration](), list(service.registrations)
         for start in range(0, len(noted), SLICE):
-            of_service += pick(noted[start : start + SLICE])
-            if len(of_service) >= NAMED:
+            picked = pick(noted[start : start + SLICE])
+            matching += len(picked)
+            named += picked[: NAMED - len(named)]
+            if enough and len(named) == min(NAMED, enough):
                 break
             if start + SLICE < len(noted):
                 yield
-        rows.append(row._replace(named=of_service[:NAMED]))
-    return rows
+        ready.append(Row(each, enough or matching, named))
+    return ready
 
 
 def instances(service: Service, wanted: Wanted) -> Work[list[list[Registration]]]:

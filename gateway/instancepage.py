@@ -6,9 +6,9 @@ from aiohttp import hdrs, web
 
 from gateway.bars import bar, last_day
 from gateway.commands import commands
-from gateway.found import down
+from gateway.found import Work, down
 from gateway.lists import Handler, Lists
-from gateway.pages import ago, lasting, page
+from gateway.pages import ago, lasting, written
 from gateway.query import Query
 from gateway.rows import entry_row, instance_row, when, why
 from luna_grpc import history
@@ -41,7 +41,7 @@ class InstancePage:
         response.headers[hdrs.VARY] = "Accept"
         return response
 
-    def _page(self, request: web.Request, user: User, query: Query) -> web.Response:
+    def _page(self, request: web.Request, user: User, query: Query) -> Work[web.Response]:
         instance_id = check_instance_id(request.match_info["instanceId"])
         registration = self._registry.store.get(instance_id)
         last = self._registry.store.journal.last_of(instance_id)
@@ -50,7 +50,7 @@ class InstancePage:
         name = registration.instance.info.name if registration else last.service if last else ""
         shown = self._present(registration) if registration else self._gone(last)
         covered = user.covers(instance_id, name)
-        return page(
+        return written(
             "instance.html",
             **self._history(instance_id, name, registration),
             **shown,

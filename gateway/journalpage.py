@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from gateway import export
 from gateway.found import SLICE, Work, down
 from gateway.lists import Lists
-from gateway.pages import page
+from gateway.pages import written
 from gateway.query import Pages, Query, values_for_links
 from gateway.rows import entry_row, when
 from luna_grpc.access import User
@@ -48,11 +48,11 @@ class JournalPage:
             yield
         return found
 
-    def _page(self, query: Query, entries: list[Entry]) -> web.Response:
+    def _page(self, query: Query, entries: list[Entry]) -> Work[web.Response]:
         journal = self._registry.store.journal
         now = self._registry.now_ms()
         pages = Pages(query, len(entries))
-        return page(
+        return written(
             "journal.html",
             query=query,
             live=query.live,

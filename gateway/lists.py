@@ -52,10 +52,11 @@ class Lists:
                     result: T = end.value
                     return result
 
-    async def page(self, make: Callable[..., web.Response], *values: Any) -> web.Response:  # noqa: ANN401 - whatever it takes
+    async def page(self, make: Callable[..., Generator[None, None, web.Response]], *values: Any) -> web.Response:  # noqa: ANN401 - whatever it takes
         """Make a page of what was found, when it is its turn."""
         async with self._turn:
-            return make(*values)
+            work = make(*values)
+        return await self.done(work)
 
     async def services(self) -> Body:
         """Return an array of all services that there are at this moment; in parts, when it is long.

@@ -9,9 +9,10 @@ from aiohttp import hdrs, web
 from gateway import export, found, views
 from gateway.bars import bar, last_day
 from gateway.commands import commands
-from gateway.found import Found
+from gateway.found import Found, Row, Work
+from gateway.haystacks import Haystacks
 from gateway.lists import Body, Lists
-from gateway.pages import page
+from gateway.pages import written
 from gateway.query import Pages, Query, values_for_links
 from gateway.rows import PHASES, entry_row, instance_row, service_row
 from gateway.search import STATES, Wanted
@@ -44,6 +45,7 @@ class Panel:
     def __init__(self, registry: Registry, lists: Lists) -> None:
         self._registry = registry
         self._lists = lists
+        self._haystacks = Haystacks(registry)
 
     async def services(self, request: web.Request, user: User) -> web.Response:
         """Show all services, or those that are looked for: as a page, as JSON or as CSV."""
@@ -52,13 +54,13 @@ class Panel:
         if query.format == "json" and not query.narrowed and not query["sort"]:
             return _negotiated(export.answer(request, await self._lists.services(), "json", ""))
         described = query.format == "csv" or query["sort"].endswith("description")
-        slices = await self._lists.done(found.services(self._registry, wanted, described=described))
+        slices = await self._lists.done(found.services(self._registry, self._haystacks, wanted, described=described))
         rows = await self._lists.done(_sorted(slices, query["sort"], found.SERVICE_COLUMNS, "status", lambda row: row.name.lower()))
         if query.format != "html":
             return _negotiated(export.answer(request, self._exported(query.format, slices, rows, wanted), query.format, "services"))
         pages = Pages(query, sum(map(len, slices)))
-        shown = await self._lists.done(found.cut(rows, pages.start, pages.end))
-        shown = await self._lists.done(found.named(self._registry, shown, wanted))
+        cut = await self._lists.done(found.cut(rows, pages.start, pages.end))
+        shown = await self._lists.done(found.rows(self._registry, cut, wanted))
         return _negotiated(await self._lists.page(self._services_page, request, user, query, pages, shown))
 
     async def service(self, request: web.Request, user: User) -> web.Response:
@@ -85,7 +87,7 @@ class Panel:
     def _exported(self, form: str, slices: list[list[Found]], rows: Iterable[Found], wanted: Wanted) -> Body:
         if form == "csv":
             return self._lists.body(sum(map(len, slices)), lambda: export.gathered(export.services_as_csv(rows)))
-        count = sum(row.total if row.matching is None else row.matching for part in slices for row in part)
+        count = sum(row.in_state(wanted.state) if wanted.state else row.total for part in slices for row in part)
         return self._lists.body(count, lambda: export.gathered(export.services_as_json(self._registry, rows, wanted)))
 
     def _instances_exported(self, form: str, name: str, slices: list[list[Registration]], rows: Iterable[Registration]) -> Body:
@@ -97,7 +99,7 @@ class Panel:
 
     # As pages
 
-    def _services_page(self, request: web.Request, user: User, query: Query, pages: Pages, shown: list[Found]) -> web.Response:
+    def _services_page(self, request: web.Request, user: User, query: Query, pages: Pages, shown: list[Row]) -> Work[web.Response]:
         registry = self._registry
         totals = registry.store.totals()
         drained = sum(found.drained_in(registry).values())
@@ -109,7 +111,7 @@ class Panel:
             _filter(query, "instances", "DOWN", "Instances down", down),
             _filter(query, "instances", "DRAINED", "Instances drained", drained),
         ]
-        return page(
+        return written(
             "services.html",
             query=query,
             down=down,
@@ -124,7 +126,7 @@ class Panel:
             ttl=f"{registry.policy.ttl:g} s",
         )
 
-    def _service_page(self, user: User, query: Query, name: str, pages: Pages, shown: list[Registration]) -> web.Response:
+    def _service_page(self, user: User, query: Query, name: str, pages: Pages, shown: list[Registration]) -> Work[web.Response]:
         service = self._registry.store.service(name)
         if service is None:  # it has left meanwhile
             return self._gone_page(query, name)
@@ -132,7 +134,7 @@ class Panel:
         total = len(service.registrations)
         drained = found.drained_in(self._registry)[name]
         down = total - service.up - drained
-        return page(
+        return written(
             "service.html",
             **self._history(name, service, now),
             query=query,
@@ -157,11 +159,11 @@ class Panel:
             forms=values_for_links(query),
         )
 
-    def _gone_page(self, query: Query, name: str) -> web.Response:
+    def _gone_page(self, query: Query, name: str) -> Work[web.Response]:
         if query.format != "html" or not self._registry.store.journal.of_service(name):
             self._registry.service(name)  # says that there is none
         now = self._registry.now_ms()
-        return page(
+        return written(
             "service.html",
             **self._history(name, None, now),
             query=query,
@@ -224,7 +226,7 @@ def _left(entries: Sequence[Entry], present: Collection[str], since: int) -> Ite
 
 def _sorted(
     slices: list[list[T]], sort: str, columns: Mapping[str, Callable[[T], Any]], default: str, name: Callable[[T], str]
-) -> found.Work[Iterator[T]]:
+) -> Work[Iterator[T]]:
     column = sort.removeprefix("-") or default
     return found.in_order(slices, columns[column], name, backwards=sort.startswith("-"))
 

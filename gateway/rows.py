@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.found import Found
+from gateway.found import Row
 from gateway.pages import lasting, moment
 from gateway.search import DOWN, DRAINED, OK, state_of
 from luna_grpc.journal import Entry, Kind
@@ -48,8 +48,9 @@ def until(milliseconds: int, now: int) -> dict[str, str]:
     return when(milliseconds, now) | {"left": lasting(milliseconds - now)}
 
 
-def service_row(found: Found) -> dict[str, Any]:
+def service_row(row: Row) -> dict[str, Any]:
     """Return the row of a service in a list."""
+    found = row.found
     return {
         "name": found.name,
         "description": found.description,
@@ -58,8 +59,8 @@ def service_row(found: Found) -> dict[str, Any]:
         "up": found.up,
         "total": found.total,
         "drained": found.drained,
-        "named": [named_instance(registration) for registration in found.named],
-        "more": (found.matching or 0) - len(found.named),
+        "named": [named_instance(registration) for registration in row.named],
+        "more": row.matching - len(row.named),
     }
 
 

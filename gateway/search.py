@@ -42,6 +42,8 @@ _WORDS_FOR_A_STATE: Final[Mapping[str, Callable[[Instance], bool]]] = {
     **{reason.value.lower(): lambda instance, reason=reason: instance.reason is reason for reason in StatusReason},  # type: ignore[misc]
 }
 
+_FOR_DOWN: Final = frozenset(_WORDS_FOR_A_STATE) - {"ok", "up", StatusReason.REPORTED.value.lower()}
+
 
 def state_of(instance: Instance) -> str:
     """Return the one of `STATES` that an instance is in."""
@@ -92,6 +94,14 @@ class Wanted(NamedTuple):
     def takes(self, service: Service) -> bool:
         """Whether the status of a service is a wanted one."""
         return not self.status or self.status == service.status
+
+    def in_text(self, words: tuple[str, ...], text: str, down: int) -> bool | None:
+        """Whether instances with these ids and metadata are wanted, `down` of which are down; None: they have to be looked at."""
+        for word in words:
+            if word not in text and (word not in _WORDS_FOR_A_STATE or (word in _FOR_DOWN and not down)):
+                return False
+        conclusive = len(words) == 1 and not self.state and words[0] not in _WORDS_FOR_A_STATE
+        return True if conclusive else None
 
     def picks(self, words: tuple[str, ...], texts: Texts, *, wide: bool = False) -> Pick | None:
         """Return what picks the instances that are wanted, as far as words and the filter concern them; None: all are.

@@ -10,8 +10,10 @@ from aiohttp import ClientSession
 from test_panel import LIST, Page, get
 
 from gateway import found
+from gateway.haystacks import Haystacks
 from gateway.search import Wanted
 from luna_grpc.model import ITSELF, Info, Status, StatusReason
+from luna_grpc.registry import Beat
 from luna_grpc.serve import Running
 
 LIVE = {"zone": "eu-1", "team": "Checkout"}
@@ -275,7 +277,7 @@ async def test_a_service_that_comes_and_goes_while_it_is_looked_for(
     monkeypatch.setattr(found, "SLICE", 1)
     for number in range(60):
         await server.registry.register(Info.of(f"s{number:02}:h:1"), Status.OK, actor=ITSELF)
-    work = found.services(server.registry, Wanted.of("h"))
+    work = found.services(server.registry, Haystacks(server.registry), Wanted.of("h"))
     seen = []
     for step in range(200):
         try:
@@ -289,3 +291,41 @@ async def test_a_service_that_comes_and_goes_while_it_is_looked_for(
     assert len(seen) == len(set(seen))
     assert {f"s{number:02}" for number in range(1, 60, 2)} <= set(seen)
     assert (await rest.get(f"{LIST}?q=h")).status == 200
+
+
+# What is searched in
+
+
+async def test_a_search_knows_every_change(rest: ClientSession, server: Running) -> None:
+    """What is said anew is found at once, and what is not said any more is not, whatever brought that about."""
+    registry = server.registry
+
+    async def holds(text: str) -> list[str]:
+        return await listed(rest, LIST, q=text)
+
+    await registry.register(Info.of("a:h:1", metadata={"zone": "one"}), Status.OK, actor=ITSELF)
+    assert (await holds("zone=one"), await holds("h:2"), await holds("zone=two")) == (["a"], [], [])
+    await registry.register(Info.of("a:h:2"), Status.OK, actor=ITSELF)
+    assert await holds("h:2") == ["a"]
+    await registry.heartbeat(Beat("a:h:1", info=Info.of("a:h:1", metadata={"zone": "two"})), actor=ITSELF)
+    assert (await holds("zone=one"), await holds("zone=two")) == ([], ["a"])
+    await registry.register(Info.of("a:h:2", metadata={"zone": "three"}), Status.OK, replace=True, actor=ITSELF)
+    assert await holds("three") == ["a"]
+    await registry.heartbeat(Beat("a:h:2", info=Info.of("a:h:2", name="b")), actor=ITSELF)
+    assert (await holds("h:2"), await holds("three")) == (["b"], [])
+    await registry.deregister("a:h:1", actor=ITSELF)
+    assert (await holds("h:1"), await holds("two"), await holds("h:")) == ([], [], ["b"])
+
+
+async def test_texts_are_kept_while_only_statuses_change(server: Running) -> None:
+    """A flapping instance does not make every search slow."""
+    registry, haystacks = server.registry, Haystacks(server.registry)
+    await registry.register(Info.of("a:h:1", metadata={"Zone": "EU"}), Status.OK, actor=ITSELF)
+    service = registry.service("a")
+    assert [haystacks.of(service) for _ in range(2)] == [("a:h:1\0zone=eu", False), ("a:h:1\0zone=eu", True)]
+    await registry.heartbeat(Beat("a:h:1", status=Status.DOWN), actor=ITSELF)
+    await registry.drain("a:h:1", 60, actor=ITSELF)
+    await registry.undrain("a:h:1", actor=ITSELF)
+    assert haystacks.of(service)[1]
+    await registry.heartbeat(Beat("a:h:1", info=Info.of("a:h:1")), actor=ITSELF)
+    assert haystacks.of(service) == ("a:h:1", False)
