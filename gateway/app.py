@@ -98,7 +98,7 @@ class RestServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
         self._listener.close()
-        await self.changes.close(CUT_OFF)
+        self.changes.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.in_flight.drain(), self._grace)
         server = self._runner.server

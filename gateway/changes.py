@@ -51,7 +51,6 @@ class Changes:
         self._registry = registry
         self._authenticator = authenticator
         self._open: dict[ChangeStream, User] = {}
-        self._empty = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # when there may be another event, by the clock of the event loop
         self._closed = False
@@ -92,26 +91,18 @@ class Changes:
     def opened(self, stream: "ChangeStream", user: User) -> Iterator[None]:
         """Tell a stream of changes for as long as it is open."""
         self._open[stream] = user
-        self._empty.clear()
         if self._closed or not self._authenticator.is_current(user):  # since the request was looked at
             stream.end()
         try:
             yield
         finally:
             del self._open[stream]
-            if not self._open:
-                self._empty.set()
 
-    async def close(self, within: float) -> None:
-        """Take leave of every reader, within so many seconds; who has not read that by then is cut off."""
+    def close(self) -> None:
+        """Let every stream end soon, whether it is read or not: its last word waits for nobody."""
         self._closed = True
-        for stream in list(self._open):
+        for stream in self._open:
             stream.end(BYE)
-        if self._open:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), within)
-        for stream in list(self._open):
-            stream.cut_off()
 
     def _changed(self, _: Event) -> None:
         """Take note of a change. Called with each of them: it is to cost next to nothing."""
@@ -126,7 +117,7 @@ class Changes:
 
     def _recheck(self) -> None:
         """End the streams of users who have changed or are gone."""
-        for stream, user in list(self._open.items()):
+        for stream, user in self._open.items():
             if not self._authenticator.is_current(user):
                 stream.end()
 
@@ -152,11 +143,6 @@ class ChangeStream(web.StreamResponse):
         """Say the last word, and end."""
         self._ended, self._last = True, last
         self._wake.set()
-
-    def cut_off(self) -> None:
-        """Break the connection."""
-        if self._transport is not None:
-            self._transport.abort()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write the whole stream: aiohttp asks for the end of an answer once its headers are sent."""

@@ -174,7 +174,7 @@ def written(
     `live` is whether it keeps itself up to date, None where there is nothing to follow; if not, it has no scripts at all. Where it
     is said, `values` hold the `query`. `down` is how many instances are down and not drained.
     """
-    began, now = time.perf_counter(), datetime.now(UTC)
+    began, now = time.thread_time(), datetime.now(UTC)
     scripted = signed_in and live is not False
     parts = list[str]()
     for part in templates.get_template(template).generate(
@@ -183,7 +183,7 @@ def written(
         parts.append(part)
         if len(parts) % _PARTS == 0:
             yield
-    spent = (worked() or time.perf_counter() - began) * 1000
+    spent = (worked() or time.thread_time() - began) * 1000
     headers = {**(SCRIPTED if scripted else HEADERS), "Server-Timing": f"page;dur={spent:.1f}"}
     return web.Response(text="".join(parts), status=status_code, content_type="text/html", charset="utf-8", headers=headers)
 

@@ -23,6 +23,7 @@ LONGEST_REST: Final = 0.02
 
 _began: Final[ContextVar[float | None]] = ContextVar("began", default=None)
 _worked: Final[ContextVar[float]] = ContextVar("worked", default=0.0)
+"""By the clock of the processor: what another process does meanwhile is no work of ours."""
 
 
 async def let_others_run() -> None:
@@ -47,12 +48,11 @@ class OneAtATime:
     async def __aenter__(self) -> None:
         await self._lock.acquire()
         self._began = time.perf_counter()
-        _began.set(self._began)
+        _began.set(time.thread_time())
 
     async def __aexit__(self, *_: object) -> None:
-        worked = time.perf_counter() - self._began
-        self._worked += worked
-        _worked.set(_worked.get() + worked)
+        self._worked += time.perf_counter() - self._began
+        _worked.set(worked())
         _began.set(None)
         try:
             if self._worked >= PIECE:
@@ -65,4 +65,4 @@ class OneAtATime:
 def worked() -> float:
     """Return how many seconds of such work this task has done so far; the turns of others do not count."""
     began = _began.get()
-    return _worked.get() + (0.0 if began is None else time.perf_counter() - began)
+    return _worked.get() + (0.0 if began is None else time.thread_time() - began)

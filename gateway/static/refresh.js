@@ -2,7 +2,7 @@
 import { show } from "./morph.js";
 
 const LEAST = 1000; // ms between two times
-const SHARE = 100; // how many times as long as making a page took the server is left to others: one page costs 1 % of a core at most
+const SHARE = 120; // how many times as long as making a page took the server is left to others: a page costs less than 1 % of a core
 const BESIDES = 0.5; // ms that a page costs the server besides making it
 const LATER = 2000; // ms until another try when the server cannot answer now
 

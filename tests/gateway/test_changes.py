@@ -9,13 +9,14 @@ from typing import Any
 
 import orjson
 import pytest
-from aiohttp import ClientResponse, ClientSession
+from aiohttp import ClientResponse, ClientSession, TCPConnector
 
 from gateway import changes
 from luna_grpc import users
 from luna_grpc.access import Role
 from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.serve import Running, running
+from pki import Pki
 from support import basic, session, settings_for_tests, status_of
 
 PATH = "/registry/v1/changes"
@@ -183,7 +184,7 @@ async def test_a_server_that_stops_says_so_and_does_not_wait(monkeypatch: pytest
 
 async def test_a_server_that_stops_takes_no_more_readers(server: Running, rest: ClientSession) -> None:
     """Whoever has a connection already is sent away."""
-    await server.rest.changes.close(1)
+    server.rest.changes.close()
     async with rest.get(PATH) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
@@ -225,6 +226,19 @@ async def test_there_may_be_so_many() -> None:
         await until_open(server, 0)
         async with rest.get(PATH) as response:
             await event(response)
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    """The same; what is unread is known there as well."""
+    pki = Pki(tmp_path)
+    async with (
+        running(settings_for_tests(**pki.flags(clients=False))) as server,
+        ClientSession(headers={"Authorization": basic()}, connector=TCPConnector(ssl=pki.anonymous().context)) as client,
+        client.get(f"https://localhost:{server.rest_port}{PATH}") as response,
+    ):
+        await event(response)
+        await register(server, "a:h:1")
+        assert (await event(response))["revision"] == 1
 
 
 async def test_pages_of_other_sites_that_are_named_may_follow() -> None:
