@@ -33,9 +33,11 @@ _OF_THE_FILE: Final = "Use the name and the password of a user in the users file
 _OTHER_ERROR: Final = ("That did not work", "The panel begins at the list.", _LIST, "All services")
 
 
-def error_page(status: int, message: str, *, signed_in: bool, users_file: bool = False) -> web.Response:
-    """Show what went wrong, and what to do next."""
+def error_page(status: int, message: str, *, signed_in: bool, users_file: bool = False, form: bool = False) -> web.Response:
+    """Show what went wrong, and what to do next; of a `form`, the address that it was sent to cannot be looked at."""
     title, words, href, link = _ERRORS.get(status, _OTHER_ERROR)
+    if form and href == _RELOAD:
+        href, link = _LIST, "All services"
     if users_file and status == HTTPStatus.UNAUTHORIZED:
         words = _OF_THE_FILE
     return page(

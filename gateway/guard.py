@@ -206,7 +206,13 @@ class Guard:
     def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
         self.refusals[body["code"]] += 1
         if prefers_html(request):
-            response = error_page(status, body["error"], signed_in=self._is_signed_in(request), users_file=self._users_file)
+            response = error_page(
+                status,
+                body["error"],
+                signed_in=self._is_signed_in(request),
+                users_file=self._users_file,
+                form=request.method not in _READING,
+            )
         else:
             response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:

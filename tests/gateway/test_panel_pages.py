@@ -117,6 +117,28 @@ async def test_an_instance_that_left_has_a_page(rest: ClientSession, server: Run
     assert (await rest.get("/registry/v1/instances/other:h:1", headers=BROWSER)).status == 404
 
 
+async def test_the_drain_of_an_instance_that_left(rest: ClientSession, server: Running) -> None:
+    """It holds for the id, so its page says so, and can end it."""
+    await server.registry.drain(ID, 3600, actor=ALICE)
+    await server.registry.deregister(ID, actor=ALICE)
+    page = await shown(rest)
+    assert "an instance that registers under it is out of service until then" in page.text
+    [action] = forms(page)
+    response = await rest.post(action, allow_redirects=False)
+    assert (response.status, dict(server.registry.store.drains())) == (303, {})
+    assert forms(await shown(rest)) == []
+
+
+async def test_a_form_that_cannot_be_done_leads_on(rest: ClientSession) -> None:
+    """Not back to an address that only takes forms."""
+    foreign = BROWSER | {"Origin": "https://evil.example"}
+    for what, headers, status in (("drain", foreign, 403), ("drain", BROWSER, 404)):
+        response = await rest.post(FORM.replace("h:1", "h:9") + f"/{what}", headers=headers)
+        page = Page(await response.text())
+        assert response.status == status
+        assert page.hrefs("button") == [LIST]
+
+
 async def test_a_service_shows_who_left(rest: ClientSession, server: Running, clock: FakeClock) -> None:
     """Apart, for an hour; one that came back has not left."""
     registry = server.registry
