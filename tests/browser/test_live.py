@@ -111,6 +111,9 @@ async def test_what_changes_is_seen_soon(
         await seen()
         took.append(time.monotonic() - began)
         record_property(f"seconds until seen: {name}", round(took[-1], 2))
+        await expect(page).to_have_title("(1 down) orders · Luna" if name == "failing" else "orders · Luna")
+        icon = re.compile(r"/down-1\.svg" if name == "failing" else r"/luna\.svg")
+        await expect(page.locator("link[rel=icon]")).to_have_attribute("href", icon)
         await expect(search).to_be_focused()
         await expect(details).to_have_attribute("open", "")
     assert median(took) < SOON
