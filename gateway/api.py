@@ -1,11 +1,11 @@
 """The JSON routes of `/registry/v1`, as the original Luna's clients know them. The contract is docs/api.md."""
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from gateway import views
 from gateway.answers import JSON, empty_answer, text_answer, written_json
 from gateway.body import decoded
-from gateway.lists import Body, Lists
+from gateway.lists import Lists, sent
 from luna_grpc.access import User
 from luna_grpc.model import Actor, Door, check_instance_id
 from luna_grpc.registry import Beat, Registry
@@ -78,22 +78,10 @@ class Api:
 
     async def get_services(self, request: web.Request, _: User) -> web.Response:
         """Show all services that there are at this moment, however long it takes to write them."""
-        return _listed(request, await self._lists.services())
-
-    async def get_service(self, request: web.Request, _: User) -> web.Response:
-        """Show one service, however long it takes to write it."""
-        return _listed(request, await self._lists.service(request.match_info["name"]))
+        return sent(request, await self._lists.services(), JSON)
 
     def _decoded(self, request: web.Request, body: bytes) -> bytes:
         return decoded(body, request.headers[hdrs.CONTENT_ENCODING], self._max_body)
-
-
-def _listed(request: web.Request, body: Body) -> web.Response:
-    response = web.Response(body=body, headers=JSON)
-    if request.version < HttpVersion11 and not isinstance(body, bytes):
-        # Only the end of the connection tells it that the list is over.
-        response.force_close()
-    return response
 
 
 def _current(registration: Registration) -> bytes:

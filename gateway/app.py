@@ -10,12 +10,16 @@ from aiohttp import hdrs, web
 
 from gateway.answers import SAFE, empty_answer, text_answer
 from gateway.api import Api
+from gateway.changes import Changes
 from gateway.connections import Limits, Runner
 from gateway.docs import Docs
+from gateway.forms import Forms
 from gateway.guard import Guard, Handler
+from gateway.instancepage import InstancePage
+from gateway.journalpage import JournalPage
 from gateway.listener import Listener
 from gateway.lists import Lists
-from gateway.negotiate import prefers_json, prefers_openmetrics
+from gateway.negotiate import prefers_openmetrics
 from gateway.pages import static_file
 from gateway.panel import Panel
 from luna_grpc.access import Action, User
@@ -48,6 +52,7 @@ class RestServer:
         self._registry = registry
         self._guard = Guard(registry, authenticator, settings)
         self.in_flight = self._guard.in_flight
+        self.changes = Changes(registry, authenticator, settings.max_change_streams)
         self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
         self._settings = settings
@@ -93,6 +98,7 @@ class RestServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
         self._listener.close()
+        self.changes.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.in_flight.drain(), self._grace)
         server = self._runner.server
@@ -107,28 +113,29 @@ class RestServer:
                 await self._looking
 
     def _add_routes(self) -> None:
-        lists, panel, guard = Lists(self._registry, self._settings.max_listed), Panel(self._registry), self._guard
-        docs = Docs(self._settings.max_body)
-        api = Api(self._registry, lists, self._settings.max_body)
+        registry, guard, docs = self._registry, self._guard, Docs(self._settings.max_body)
+        lists = Lists(registry, self._settings.max_listed)
+        api = Api(registry, lists, self._settings.max_body)
+        panel, forms = Panel(registry, lists), Forms(registry)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
-        services = _negotiated(api.get_services, lists.in_turn(panel.services_page))
+        form = PREFIX + "/panel/instances/{instanceId:[^/]+}"
         read, change = Action.READ, Action.CHANGE
         protected: list[tuple[str, str, Action, Handler]] = [
             (hdrs.METH_POST, instance, change, api.post_instance),
             (hdrs.METH_PUT, instance, change, api.put_instance),
-            (hdrs.METH_GET, instance, read, api.get_instance),
+            (hdrs.METH_GET, instance, read, InstancePage(registry, lists, api.get_instance).show),
             (hdrs.METH_DELETE, instance, change, api.delete_instance),
             (hdrs.METH_POST, instance + "/drain", Action.OPERATE, api.drain_instance),
             (hdrs.METH_DELETE, instance + "/drain", Action.OPERATE, api.undrain_instance),
-            (hdrs.METH_GET, PREFIX + "/services", read, services),
-            (hdrs.METH_GET, PREFIX + "/services/", read, services),
+            (hdrs.METH_GET, PREFIX + "/services", read, panel.services),
+            (hdrs.METH_GET, PREFIX + "/services/", read, panel.services),
             (hdrs.METH_GET, PREFIX + "/services/json", read, api.get_services),
-            (
-                hdrs.METH_GET,
-                PREFIX + "/services/{name:[^/]+}",
-                read,
-                _negotiated(api.get_service, lists.in_turn(panel.service_page)),
-            ),
+            (hdrs.METH_GET, PREFIX + "/changes", read, self.changes.stream),
+            (hdrs.METH_GET, PREFIX + "/services/{name:[^/]+}", read, panel.service),
+            (hdrs.METH_GET, PREFIX + "/journal", read, JournalPage(registry, lists).show),
+            (hdrs.METH_POST, form + "/drain", Action.OPERATE, forms.drain),
+            (hdrs.METH_POST, form + "/undrain", Action.OPERATE, forms.undrain),
+            (hdrs.METH_POST, form + "/deregister", change, forms.deregister),
             (hdrs.METH_GET, PREFIX + "/openapi.json", read, docs.openapi),
             (hdrs.METH_GET, PREFIX + "/docs", read, docs.try_page),
             (hdrs.METH_GET, PREFIX + "/static/{file}", read, static_file),
@@ -185,14 +192,3 @@ async def _to_panel(_: web.Request, __: User) -> web.Response:
 
 async def _livez(_: web.Request, __: User) -> web.Response:
     return text_answer("ok\n")
-
-
-def _negotiated(as_json: Handler, as_page: Handler) -> Handler:
-    """Answer with what the client prefers."""
-
-    async def handler(request: web.Request, user: User) -> web.Response:
-        response = await (as_json if prefers_json(request) else as_page)(request, user)
-        response.headers[hdrs.VARY] = "Accept"
-        return response
-
-    return handler

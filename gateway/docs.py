@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.answers import written_json
 from gateway.openapi import JSON, Part, document
-from gateway.pages import SCRIPTED, page
+from gateway.pages import page
 from luna_grpc.access import User
 
 _METHODS: Final = ("post", "put", "get", "delete")
@@ -38,7 +38,6 @@ class Docs:
         origin = f"{request.scheme}://{request.headers.get('Host', 'localhost:4000')}"
         return page(
             "docs.html",
-            headers=SCRIPTED,
             paragraphs=info["description"].split("\n\n"),
             groups=self._groups,
             fields=self._fields,

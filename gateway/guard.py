@@ -24,8 +24,8 @@ from multidict import istr
 from gateway import errors
 from gateway.answers import json_answer
 from gateway.drain import InFlight
+from gateway.errorpage import error_page
 from gateway.negotiate import prefers_html
-from gateway.panel import error_page
 from luna_grpc import tls
 from luna_grpc.access import NOBODY, Action, User
 from luna_grpc.auth import CHALLENGE, Authenticator
@@ -34,14 +34,17 @@ from luna_grpc.errors import InvalidArgumentError, LunaError, PermissionDeniedEr
 from luna_grpc.model import shown
 from luna_grpc.registry import Registry
 
-Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
+Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.StreamResponse]]
 """Answers a request of the user that comes with it."""
-Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+Guarded: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 _ABOUT_THE_BODY: Final = frozenset({web.HTTPRequestTimeout.status_code, web.HTTPRequestEntityTooLarge.status_code})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SITE: Final = istr("Sec-Fetch-Site")
 """Which browsers send to https and to loopback, and no page can set: same-origin, same-site, cross-site, or none."""
+_REQUESTED_WITH: Final = istr("X-Requested-With")
+"""Which scripts of pages send that say themselves when nobody is signed in. They are refused by a scheme that browsers do not
+know, so that no dialog comes up over what somebody reads."""
 _NOT_SAID: Final = frozenset({None, "none"})
 """Nothing, or that no page is behind it."""
 
@@ -115,14 +118,14 @@ class Guard:
         in_flight, origins, registry = self.in_flight, self._origins, self._registry
 
         @wraps(handler)
-        async def guarded(request: web.Request) -> web.Response:
+        async def guarded(request: web.Request) -> web.StreamResponse:
             in_flight.count += 1
             try:
                 user = known(request) or await self._unknown(request)
                 if action is not None:
                     user.check(action)
                     registry.check_loaded()
-                response = await handler(request, user)
+                response: web.StreamResponse = await handler(request, user)
             except Exception as error:  # noqa: BLE001 - each kind has its answer
                 response = self._refusal_of(request, error)
             finally:
@@ -203,11 +206,18 @@ class Guard:
     def _refusal(self, request: web.Request, status: int, body: dict[str, Any]) -> web.Response:
         self.refusals[body["code"]] += 1
         if prefers_html(request):
-            response = error_page(status, body["error"], signed_in=self._is_signed_in(request), users_file=self._users_file)
+            response = error_page(
+                status,
+                body["error"],
+                signed_in=self._is_signed_in(request),
+                users_file=self._users_file,
+                form=request.method not in _READING,
+            )
         else:
             response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:
-            response.headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE
+            asked_by_script = _REQUESTED_WITH in request.headers
+            response.headers[hdrs.WWW_AUTHENTICATE] = f"x-{CHALLENGE}" if asked_by_script else CHALLENGE
         return response
 
     def _words(self, request: web.Request, error: web.HTTPException) -> dict[str, Any]:

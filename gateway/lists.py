@@ -7,11 +7,12 @@ Whoever asks for one thing has its answer in microseconds; a list takes millisec
 slice: however many are asked for, a heartbeat waits for one slice.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import Final, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from typing import Any, Final, TypeAlias, TypeVar
 from weakref import finalize
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from multidict import CIMultiDict
 
 from gateway import views
 from luna_grpc.access import User
@@ -25,6 +26,7 @@ SLICE: Final = 250
 SENT_AFTER: Final = 1
 """Seconds after which other lists may have been sent."""
 
+T = TypeVar("T")
 Handler: TypeAlias = Callable[[web.Request, User], Awaitable[web.Response]]
 Body: TypeAlias = bytes | AsyncIterator[bytes]
 Noted: TypeAlias = tuple[str, list[Registration]]
@@ -40,14 +42,21 @@ class Lists:
         self._sending = 0  # instances in the lists that are being sent
         self._turn = OneAtATime()
 
-    def in_turn(self, handler: Handler) -> Handler:
-        """Let a page be made when it is its turn."""
-
-        async def waiting(request: web.Request, user: User) -> web.Response:
+    async def done(self, work: Generator[None, None, T]) -> T:
+        """Do long work, which yields when others are to have their turns, and return what it returns."""
+        while True:
             async with self._turn:
-                return await handler(request, user)
+                try:
+                    next(work)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
 
-        return waiting
+    async def page(self, make: Callable[..., Generator[None, None, web.Response]], *values: Any) -> web.Response:  # noqa: ANN401 - whatever it takes
+        """Make a page of what was found, when it is its turn."""
+        async with self._turn:
+            work = make(*values)
+        return await self.done(work)
 
     async def services(self) -> Body:
         """Return an array of all services that there are at this moment; in parts, when it is long.
@@ -57,7 +66,7 @@ class Lists:
 
         """
         async with self._turn:
-            return self._body(self._registry.store.count(), self._slices)
+            return self.body(self._registry.store.count(), self._slices)
 
     async def service(self, name: str) -> Body:
         """Return one service; in parts, when it is long.
@@ -69,10 +78,15 @@ class Lists:
         """
         async with self._turn:
             registrations = self._registry.service(name).registrations
-            return self._body(len(registrations), lambda: _line(name, list(registrations)))
+            return self.body(len(registrations), lambda: _line(name, list(registrations)))
 
-    def _body(self, count: int, slices: Callable[[], Iterator[bytes]]) -> Body:
-        """Return what is written in slices; `count` is how many instances they hold."""
+    def body(self, count: int, slices: Callable[[], Iterator[bytes]]) -> Body:
+        """Return what is written in slices; `count` is how many instances they hold.
+
+        Raises:
+            UnavailableError: lists of too many instances are being sent.
+
+        """
         if count <= SLICE:
             return b"".join(slices())
         if self._sending and self._sending + count > self._most:
@@ -98,8 +112,17 @@ class Lists:
             async with self._turn:
                 part = next(slices, None)
             more = part is not None
-            if part is not None:
+            if part:
                 yield part
+
+
+def sent(request: web.Request, body: Body, headers: CIMultiDict[str]) -> web.Response:
+    """Answer with a list."""
+    response = web.Response(body=body, headers=headers)
+    if request.version < HttpVersion11 and not isinstance(body, bytes):
+        # Only the end of the connection tells it that the list is over.
+        response.force_close()
+    return response
 
 
 def _array(services: Iterable[Noted]) -> Iterator[bytes]:

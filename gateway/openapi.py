@@ -7,8 +7,8 @@ is in it. Static files are not: they belong to the pages, and their names change
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
-from gateway import schemas
-from gateway.schemas import EXAMPLE_ID, EXAMPLE_INPUT, EXAMPLE_INSTANCE, EXAMPLE_SERVICE, refusals
+from gateway import parameters, schemas
+from gateway.schemas import EXAMPLE_CHANGE, EXAMPLE_INPUT, EXAMPLE_INSTANCE, EXAMPLE_SERVICE, refusals
 from luna_grpc import __version__
 
 Part: TypeAlias = dict[str, Any]
@@ -16,6 +16,8 @@ Part: TypeAlias = dict[str, Any]
 JSON: Final = "application/json"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
+EVENTS: Final = "text/event-stream"
+CSV: Final = "text/csv"
 _INTRODUCTION: Final = """\
 For clients that do not speak gRPC. Everything below `/registry/`, and `/metrics`, needs Basic auth: user `admin` and an empty \
 password unless the settings of Luna say otherwise.
@@ -32,36 +34,7 @@ _TAGS: Final = {
     "Probes": "For load balancers and whoever restarts processes. They need no credentials.",
     "About": "The API about itself.",
 }
-_ID: Final = {
-    "name": "instanceId",
-    "in": "path",
-    "required": True,
-    "description": "Of the form `serviceName:domain:port`. The colons may be percent-encoded or not.",
-    "schema": {"$ref": "#/components/schemas/InstanceId"},
-    "example": EXAMPLE_ID,
-}
-_NAME: Final = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "The name of the service, percent-encoded.",
-    "schema": {"$ref": "#/components/schemas/ServiceName"},
-    "example": "orders",
-}
-_PAGE: Final = {
-    "name": "page",
-    "in": "query",
-    "description": "Which hundred rows the page shows, from 1; what is no number is the first. It does not concern JSON.",
-    "schema": {"type": "string"},
-    "example": "1",
-}
-_VERBOSE: Final = {
-    "name": "verbose",
-    "in": "query",
-    "description": "With it, whatever its value, the answer tells more.",
-    "allowEmptyValue": True,
-    "schema": {"type": "string"},
-}
+_EVENT: Final = 'id: 5f2a91c07be4d638-1042\ndata: {"feed":"5f2a91c07be4d638","revision":1042,"down":3}\n\n'
 _INSTANCE: Final = {"schema": {"$ref": "#/components/schemas/Instance"}, "example": EXAMPLE_INSTANCE}
 _SERVICE: Final = {"schema": {"$ref": "#/components/schemas/Service"}, "example": EXAMPLE_SERVICE}
 _SERVICES: Final = {
@@ -69,6 +42,11 @@ _SERVICES: Final = {
     "example": [EXAMPLE_SERVICE],
 }
 _PAGE_OF_HTML: Final = {"schema": {"type": "string", "description": "A page for people."}}
+_TABLE: Final = {"schema": {"type": "string", "description": "A table, with `format=csv`."}}
+_CHANGES: Final = {
+    "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Change"}},
+    "example": [EXAMPLE_CHANGE],
+}
 _LINE: Final = {"schema": {"type": "string"}}
 _GUARDED: Final = (401, 403, 429, 431, 500, 503)
 """With what every operation below `/registry/` may be refused."""
@@ -106,10 +84,17 @@ def document(max_body: int) -> Part:
 def _paths() -> Part:
     return {
         "/registry/v1/instances/{instanceId}": {
-            "parameters": [_ID],
+            "parameters": [parameters.ID],
             "post": _register(),
             "put": _heartbeat(),
-            "get": _operation("getInstance", "Instances", "Show an instance", ok=_ok(_INSTANCE), refused=(400, 404)),
+            "get": _operation(
+                "getInstance",
+                "Instances",
+                "Show an instance, as JSON or as a page",
+                "A page for whoever asks for HTML by name in the `Accept` header.",
+                ok=_negotiated(_INSTANCE, table=False),
+                refused=(400, 404),
+            ),
             "delete": _operation(
                 "deregister",
                 "Instances",
@@ -120,7 +105,7 @@ def _paths() -> Part:
             ),
         },
         "/registry/v1/instances/{instanceId}/drain": {
-            "parameters": [_ID],
+            "parameters": [parameters.ID],
             "post": _operation(
                 "drain",
                 "Instances",
@@ -151,9 +136,30 @@ def _paths() -> Part:
                 "Services",
                 "Show one service, as a page or as JSON",
                 "JSON for whoever prefers it in the `Accept` header.",
-                parameters=[_NAME, _PAGE],
+                parameters=[parameters.NAME, *parameters.OF_INSTANCES],
                 ok=_negotiated(_SERVICE),
                 refused=(404,),
+            ),
+        },
+        "/registry/v1/changes": {
+            "get": _operation(
+                "followChanges",
+                "Services",
+                "Learn when something has changed",
+                "Server-sent events that say which `revision` it is, of which `feed` (another one after a restart of Luna), and "
+                "how many instances are down and not drained: at once, and then at most once a second. Not what has changed.",
+                parameters=[parameters.ONCE],
+                ok=_ok({"schema": {"description": "Events, one after another."}, "example": _EVENT}, EVENTS),
+            ),
+        },
+        "/registry/v1/journal": {
+            "get": _operation(
+                "getJournal",
+                "About",
+                "Show what happened of late, as a page or as JSON",
+                "The latest change comes first. JSON for whoever prefers it in the `Accept` header.",
+                parameters=parameters.OF_CHANGES,
+                ok=_negotiated(_CHANGES),
             ),
         },
         "/livez": {
@@ -164,7 +170,7 @@ def _paths() -> Part:
                 "ready",
                 "Ask whether it is ready for requests",
                 "If not, send none for now: it is starting or stopping.",
-                parameters=[_VERBOSE],
+                parameters=[parameters.VERBOSE],
                 ok=_ok(_LINE, TEXT) | {"503": {"description": "It is not ready.", "content": {TEXT: _LINE}}},
             ),
         },
@@ -229,7 +235,7 @@ def _services(operation_id: str, summary: str) -> Part:
         "Services",
         summary,
         "JSON for whoever prefers it in the `Accept` header.",
-        parameters=[_PAGE],
+        parameters=parameters.OF_SERVICES,
         ok=_negotiated(_SERVICES),
     )
 
@@ -273,12 +279,12 @@ def _ok(content: Part, media_type: str = JSON) -> Part:
     return {"200": {"description": "Done.", "content": {media_type: content}}}
 
 
-def _negotiated(as_json: Part) -> Part:
+def _negotiated(as_json: Part, *, table: bool = True) -> Part:
     return {
         "200": {
             "description": "A page, or JSON.",
             "headers": {"Vary": {"$ref": "#/components/headers/Vary"}},
-            "content": {JSON: as_json, HTML: _PAGE_OF_HTML},
+            "content": {JSON: as_json, HTML: _PAGE_OF_HTML, CSV: _TABLE} if table else {JSON: as_json, HTML: _PAGE_OF_HTML},
         }
     }
 

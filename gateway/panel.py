@@ -1,193 +1,240 @@
-"""The panel: pages made on the server, complete without JavaScript."""
+"""The panel's lists: all services, and the instances of one. Pages are made on the server, and complete without JavaScript."""
 
-import shlex
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import Any, Final, Self
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 from aiohttp import hdrs, web
 
-from gateway.pages import moment, page
-from luna_grpc.access import User
-from luna_grpc.model import StatusReason
+from gateway import export, found, views
+from gateway.bars import bar, last_day
+from gateway.commands import commands
+from gateway.found import Found, Row, Work
+from gateway.haystacks import Haystacks
+from gateway.lists import Body, Lists
+from gateway.pages import written
+from gateway.query import Pages, Query, values_for_links
+from gateway.rows import PHASES, entry_row, instance_row, service_row
+from gateway.search import STATES, Wanted
+from luna_grpc import history
+from luna_grpc.access import MAY, Action, User
+from luna_grpc.journal import Entry
+from luna_grpc.model import ServiceStatus
 from luna_grpc.registry import Registry
 from luna_grpc.store import Registration, Service
 
-_REASONS: Final = {
-    StatusReason.REPORTED: "reported by the instance",
-    StatusReason.LEASE_EXPIRED: "no heartbeat in time",
-    StatusReason.DISCONNECTED: "its connection broke",
-    StatusReason.DRAINED: "taken out of service by an operator",
+T = TypeVar("T")
+_SERVICES: Final = {
+    "status": [status.value for status in ServiceStatus],
+    "instances": STATES,
+    "sort": found.SERVICE_COLUMNS,
 }
-_LIST: Final = "/registry/v1/services/"
-PAGE: Final = 100
-"""Rows of a list on one page."""
-MAX_DIGITS: Final = 10
-_RELOAD: Final = ""
-"""As a link: the page that it stands on."""
-_ERRORS: Final[dict[int, tuple[str, str, str, str]]] = {
-    HTTPStatus.UNAUTHORIZED: (
-        "Please sign in",
-        "Use the name and the password that Luna was started with (LUNA_AUTH_USERNAME, LUNA_AUTH_PASSWORD).",
-        _RELOAD,
-        "Sign in",
-    ),
-    HTTPStatus.FORBIDDEN: ("This is not allowed", "Once that is changed, it will work.", _RELOAD, "Try again"),
-    HTTPStatus.NOT_FOUND: (
-        "Not found",
-        "Everything that is registered is in the list; a service leaves it with its last instance.",
-        _LIST,
-        "All services",
-    ),
-    HTTPStatus.TOO_MANY_REQUESTS: ("Too many requests", "Wait for a moment.", _RELOAD, "Try again"),
-    HTTPStatus.INTERNAL_SERVER_ERROR: ("Luna failed", "It may work the next time.", _RELOAD, "Try again"),
-    HTTPStatus.SERVICE_UNAVAILABLE: ("Luna is not ready", "Wait for a moment.", _RELOAD, "Try again"),
-}
-"""For each status a title, and one next step: its words, where it leads to, and the words of the link."""
-_OF_THE_FILE: Final = "Use the name and the password of a user in the users file; luna user add makes one."
-_OTHER_ERROR: Final = ("That did not work", "The panel begins at the list.", _LIST, "All services")
+_INSTANCES: Final = {"status": STATES, "sort": found.INSTANCE_COLUMNS}
+LEFT: Final = 3600 * 1000
+"""Milliseconds for which an instance that has left is shown beside those that are there."""
+MOST_LEFT: Final = 20
+MOST_CHANGES: Final = 3000
+"""Entries that are looked at for a bar: some 4 ms. A service that changes more often has a shorter bar."""
+LATEST: Final = 10
+"""Entries of the journal on a page that is about something else."""
 
 
 class Panel:
     """The handlers; each is given a request and the user behind it."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, lists: Lists) -> None:
         self._registry = registry
+        self._lists = lists
+        self._haystacks = Haystacks(registry)
 
-    async def services_page(self, request: web.Request, user: User) -> web.Response:
-        """Show all services, a page at a time."""
+    async def services(self, request: web.Request, user: User) -> web.Response:
+        """Show all services, or those that are looked for: as a page, as JSON or as CSV."""
+        query = Query(request, _SERVICES)
+        wanted = Wanted.of(query["q"], state=query["instances"], status=query["status"])
+        if query.format == "json" and not query.narrowed and not query["sort"]:
+            return _negotiated(export.answer(request, await self._lists.services(), "json", ""))
+        described = query.format == "csv" or query["sort"].endswith("description")
+        slices = await self._lists.done(found.services(self._registry, self._haystacks, wanted, described=described))
+        rows = await self._lists.done(_sorted(slices, query["sort"], found.SERVICE_COLUMNS, "status", lambda row: row.name.lower()))
+        if query.format != "html":
+            return _negotiated(export.answer(request, self._exported(query.format, slices, rows, wanted), query.format, "services"))
+        pages = Pages(query, sum(map(len, slices)))
+        cut = await self._lists.done(found.cut(rows, pages.start, pages.end))
+        shown = await self._lists.done(found.rows(self._registry, cut, wanted))
+        return _negotiated(await self._lists.page(self._services_page, request, user, query, pages, shown))
+
+    async def service(self, request: web.Request, user: User) -> web.Response:
+        """Show one service with its instances: as a page, as JSON or as CSV."""
+        query = Query(request, _INSTANCES)
+        name = request.match_info["name"]
+        if query.format == "json" and not query.narrowed and not query["sort"]:
+            return _negotiated(export.answer(request, await self._lists.service(name), "json", ""))
+        service = self._registry.store.service(name)
+        if service is None:
+            return _negotiated(await self._lists.page(self._gone_page, query, name))
+        wanted = Wanted.of(query["q"], state=query["status"])
+        slices = await self._lists.done(found.instances(service, wanted))
+        rows = await self._lists.done(_sorted(slices, query["sort"], found.INSTANCE_COLUMNS, "status", _id))
+        if query.format != "html":
+            body = self._instances_exported(query.format, name, slices, rows)
+            return _negotiated(export.answer(request, body, query.format, "instances"))
+        pages = Pages(query, sum(map(len, slices)))
+        shown = await self._lists.done(found.cut(rows, pages.start, pages.end))
+        return _negotiated(await self._lists.page(self._service_page, user, query, name, pages, shown))
+
+    # As JSON and CSV
+
+    def _exported(self, form: str, slices: list[list[Found]], rows: Iterable[Found], wanted: Wanted) -> Body:
+        if form == "csv":
+            return self._lists.body(sum(map(len, slices)), lambda: export.gathered(export.services_as_csv(rows)))
+        count = sum(row.in_state(wanted.state) if wanted.state else row.total for part in slices for row in part)
+        return self._lists.body(count, lambda: export.gathered(export.services_as_json(self._registry, rows, wanted)))
+
+    def _instances_exported(self, form: str, name: str, slices: list[list[Registration]], rows: Iterable[Registration]) -> Body:
+        service = self._registry.service(name)
+        if form == "csv":
+            return self._lists.body(sum(map(len, slices)), lambda: export.gathered(export.instances_as_csv(rows)))
+        opening = views.opening(service)
+        return self._lists.body(sum(map(len, slices)), lambda: export.gathered(export.instances_as_json(opening, rows)))
+
+    # As pages
+
+    def _services_page(self, request: web.Request, user: User, query: Query, pages: Pages, shown: list[Row]) -> Work[web.Response]:
         registry = self._registry
-        services = list(registry.services())
-        services.sort(key=lambda service: (service.up > 0, service.name.lower()))
         totals = registry.store.totals()
-        counts = {
-            "up": totals.services_up,
-            "down": totals.services - totals.services_up,
-            "instances_up": totals.instances_up,
-            "instances": totals.instances,
-        }
-        pages = Pages.of(request, len(services))
-        return page(
+        drained = sum(found.drained_in(registry).values())
+        down = totals.instances - totals.instances_up - drained
+        filters = [
+            _filter(query, "status", "UP", "Services up", totals.services_up),
+            _filter(query, "status", "DOWN", "Services down", totals.services - totals.services_up),
+            _filter(query, "instances", "OK", "Instances up", totals.instances_up),
+            _filter(query, "instances", "DOWN", "Instances down", down),
+            _filter(query, "instances", "DRAINED", "Instances drained", drained),
+        ]
+        return written(
             "services.html",
-            services=[_service(service) for service in services[pages.start : pages.end]],
-            counts=counts,
+            query=query,
+            down=down,
+            live=query.live,
+            anything=totals.instances > 0,
+            services=[service_row(row) for row in shown],
+            filters=filters,
             pages=pages,
+            forms=values_for_links(query),
             warming=registry.warming,
-            example=_example(request, user.name, registry.policy.ttl),
+            commands=commands(request, user),
+            ttl=f"{registry.policy.ttl:g} s",
         )
 
-    async def service_page(self, request: web.Request, _: User) -> web.Response:
-        """Show one service with its instances, a page at a time."""
-        service = self._registry.service(request.match_info["name"])
-        now = datetime.now(UTC)
-        registrations = sorted(service.registrations, key=lambda each: (each.instance.up, each.instance.info.instance_id))
-        pages = Pages.of(request, len(registrations))
-        instances = [_instance(registration, now) for registration in registrations[pages.start : pages.end]]
-        return page("service.html", service=_service(service), instances=instances, pages=pages)
+    def _service_page(self, user: User, query: Query, name: str, pages: Pages, shown: list[Registration]) -> Work[web.Response]:
+        service = self._registry.store.service(name)
+        if service is None:  # it has left meanwhile
+            return self._gone_page(query, name)
+        now = self._registry.now_ms()
+        total = len(service.registrations)
+        drained = found.drained_in(self._registry)[name]
+        down = total - service.up - drained
+        return written(
+            "service.html",
+            **self._history(name, service, now),
+            query=query,
+            down=down,
+            live=query.live,
+            service={
+                "name": name,
+                "description": service.description,
+                "status": service.status.value,
+                "moon": PHASES[(service.up > 0) + (service.up == total)],
+                "up": service.up,
+                "total": total,
+            },
+            filters=[
+                _filter(query, "status", "OK", "Up", service.up),
+                _filter(query, "status", "DOWN", "Down", down),
+                _filter(query, "status", "DRAINED", "Drained", drained),
+            ],
+            instances=[instance_row(registration, now) for registration in shown],
+            may_drain=[Action.OPERATE in MAY[user.role] and user.covers(_id(each), name) for each in shown],
+            pages=pages,
+            forms=values_for_links(query),
+        )
+
+    def _gone_page(self, query: Query, name: str) -> Work[web.Response]:
+        if query.format != "html" or not self._registry.store.journal.of_service(name):
+            self._registry.service(name)  # says that there is none
+        now = self._registry.now_ms()
+        return written(
+            "service.html",
+            **self._history(name, None, now),
+            query=query,
+            down=0,
+            live=query.live,
+            service={"name": name, "description": "", "status": "GONE", "moon": "gone", "up": 0, "total": 0},
+            filters=[],
+            instances=[],
+            may_drain=[],
+            pages=Pages(query, 0),
+            forms={},
+        )
+
+    def _history(self, name: str, service: Service | None, now: int) -> dict[str, Any]:
+        """Return what the journal tells of a service."""
+        journal = self._registry.store.journal
+        all_entries = journal.of_service(name)
+        entries = list(islice(reversed(all_entries), MOST_CHANGES))[::-1]
+        cut_off = len(entries) < len(all_entries)
+        window = last_day(now, entries[0].at if cut_off else journal.known_since)
+        seen = {entry.instance_id for entry in entries}
+        present = {instance_id for instance_id in seen if self._is_in(name, instance_id)}
+        others = len(service.registrations) - len(present) if service else 0
+        spans = history.of_service(entries, service.up if service else 0, others, window)
+        left = list(_left(entries, present, now - LEFT if service else 0))
+        return {
+            "bar": bar(spans, window),
+            "left": [entry_row(entry, now) for entry in left[:MOST_LEFT]],
+            "more_left": max(0, len(left) - MOST_LEFT),
+            "latest": [entry_row(entry, now) for entry in entries[: -LATEST - 1 : -1]],
+        }
+
+    def _is_in(self, name: str, instance_id: str) -> bool:
+        registration = self._registry.store.get(instance_id)
+        return registration is not None and registration.instance.info.name == name
 
 
-@dataclass(frozen=True, slots=True)
-class Pages:
-    """Which part of a long list is shown."""
-
-    number: int
-    """The page shown, from 1."""
-    last: int
-    total: int
-    """Rows on all pages."""
-
-    @classmethod
-    def of(cls, request: web.Request, total: int) -> Self:
-        """Read `page` from the query; what is no page there is the first or the last one."""
-        last = max(1, -(-total // PAGE))
-        asked = request.query.get("page", "")
-        number = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < MAX_DIGITS else 1
-        return cls(max(1, min(number, last)), last, total)
-
-    @property
-    def start(self) -> int:
-        """The index of the first row shown."""
-        return (self.number - 1) * PAGE
-
-    @property
-    def end(self) -> int:
-        """The index after the last row shown."""
-        return min(self.start + PAGE, self.total)
-
-
-def error_page(status: int, message: str, *, signed_in: bool, users_file: bool = False) -> web.Response:
-    """Show what went wrong, and what to do next."""
-    title, words, href, link = _ERRORS.get(status, _OTHER_ERROR)
-    if users_file and status == HTTPStatus.UNAUTHORIZED:
-        words = _OF_THE_FILE
-    return page(
-        "error.html",
-        status_code=status,
-        # To others the style sheet is refused as well, and fetching it would make their browser ask for a password (once more).
-        signed_in=signed_in,
-        status=status,
-        title=title,
-        message=_sentence(message),
-        step={"words": words, "href": href, "link": link},
-    )
-
-
-def _service(service: Service) -> dict[str, Any]:
-    total = len(service.registrations)
+def _filter(query: Query, name: str, value: str, words: str, count: int) -> dict[str, Any]:
+    """Return a link that turns a filter on or off, and how many it is about."""
     return {
-        "name": service.name,
-        "description": service.description,
-        "status": service.status.value,
-        "phase": "new" if not service.up else "full" if service.up == total else "half",
-        "up": service.up,
-        "total": total,
+        "words": words,
+        "count": count,
+        "href": query.toggled(name, value),
+        "on": query[name] == value,
+        "alarm": value == "DOWN" and count > 0,
     }
 
 
-def _instance(registration: Registration, now: datetime) -> dict[str, Any]:
-    instance = registration.instance
-    said = instance.info
-    return {
-        "id": said.instance_id,
-        "version": said.version,
-        "status": instance.status.value,
-        "phase": "full" if instance.up else "new",
-        "reason": _REASONS[instance.reason],
-        "url": said.url,
-        "weight": said.weight,
-        "metadata": said.metadata,
-        "heartbeat": moment(datetime.fromtimestamp(registration.last_heartbeat / 1000, UTC), now),
-        "registered": moment(datetime.fromtimestamp(instance.registered_at / 1000, UTC), now),
-    }
+def _left(entries: Sequence[Entry], present: Collection[str], since: int) -> Iterator[Entry]:
+    """Yield the last entries of instances that have left, the latest first."""
+    seen = set(present)
+    for entry in reversed(entries):
+        if entry.at < since:
+            return
+        if entry.instance_id not in seen:
+            seen.add(entry.instance_id)
+            if not entry.there:
+                yield entry
 
 
-def _example(request: web.Request, user: str, ttl: float) -> dict[str, Any]:
-    """Return what the commands that register a first instance need, quoted for the reader's shell."""
-    host = request.headers.get("Host", "localhost:4000")
-    credentials = shlex.quote(f"{user}:")
-    signed_in = hdrs.AUTHORIZATION in request.headers
-    certified = bool(request.get_extra_info("peercert"))
-    curl = [f"-u {credentials}"] * signed_in + ["--cert client.pem --key client.key"] * certified
-    grpcurl = (
-        ["-plaintext"] * (not request.secure)
-        + ["-cert client.pem -key client.key"] * certified
-        + [f'-H "authorization: Basic $(printf %s {credentials} | base64)"'] * signed_in
-    )
-    # A certificate is for the name that the reader used.
-    grpc_host = (host.rpartition(":")[0] or host) if request.secure else "127.0.0.1"
-    return {
-        "user": user if signed_in else "",
-        "curl": " ".join(curl),
-        "grpcurl": " ".join(grpcurl),
-        "url": shlex.quote(f"{request.scheme}://{host}/registry/v1/instances/hello:localhost:8080"),
-        "grpc": shlex.quote(f"{grpc_host}:50051"),
-        "tls": request.secure,
-        "certified": certified,
-        "ttl": f"{ttl:g} s",
-    }
+def _sorted(
+    slices: list[list[T]], sort: str, columns: Mapping[str, Callable[[T], Any]], default: str, name: Callable[[T], str]
+) -> Work[Iterator[T]]:
+    column = sort.removeprefix("-") or default
+    return found.in_order(slices, columns[column], name, backwards=sort.startswith("-"))
 
 
-def _sentence(words: str) -> str:
-    """Make the words of an error, which are written to stand anywhere, stand alone."""
-    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+def _negotiated(response: web.Response) -> web.Response:
+    response.headers[hdrs.VARY] = "Accept"
+    return response
+
+
+def _id(registration: Registration) -> str:
+    return registration.instance.info.instance_id

@@ -7,6 +7,7 @@ from gateway import errors
 from gateway.views import REQUIRED
 from luna_grpc import drains
 from luna_grpc.auth import CHALLENGE
+from luna_grpc.journal import Kind
 from luna_grpc.model import (
     ID_PATTERN,
     MAX_DESCRIPTION,
@@ -18,6 +19,7 @@ from luna_grpc.model import (
     MAX_VERSION,
     MAX_WEIGHT,
     RESERVED_NAMES,
+    Door,
     ServiceStatus,
     Status,
     StatusReason,
@@ -143,6 +145,31 @@ EXAMPLE_SERVICE: Final = {
     "instances": [EXAMPLE_INSTANCE],
 }
 
+EXAMPLE_CHANGE: Final = {
+    "number": 7,
+    "at": 1_795_363_200_000,
+    "kind": Kind.REGISTERED,
+    "instanceId": EXAMPLE_ID,
+    "service": "orders",
+    "status": Status.OK,
+    "statusReason": StatusReason.REPORTED,
+    "instancesUp": 1,
+    "user": "admin",
+    "door": Door.REST,
+}
+_CHANGE: Final[Schema] = {
+    "number": {"type": "integer", "minimum": 1, "description": "Grows by one with each change."},
+    "at": _MOMENT,
+    "kind": {"type": "string", "enum": list(Kind)},
+    "instanceId": {"$ref": "#/components/schemas/InstanceId"},
+    "service": {"$ref": "#/components/schemas/ServiceName"},
+    "status": {"type": "string", "enum": list(Status), "description": "After the change; of an instance that left, before it."},
+    "statusReason": {"type": "string", "enum": list(StatusReason)},
+    "instancesUp": {"type": "integer", "minimum": 0, "description": "How many instances of the service were OK after it."},
+    "user": {"type": "string", "description": "Who did it; empty: the registry itself."},
+    "door": {"type": "string", "enum": list(Door), "description": "Where it came in."},
+}
+
 _REFUSALS: Final = {
     400: ("InvalidRequest", "Something in the request is wrong; `field` names it. Or the id that is posted has a live lease."),
     401: ("Unauthenticated", "The credentials are missing or wrong."),
@@ -223,6 +250,13 @@ def components() -> Schema:
                     "instances": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Instance"}},
                 },
                 "examples": [EXAMPLE_SERVICE],
+            },
+            "Change": {
+                "type": "object",
+                "required": list(_CHANGE),
+                "properties": _CHANGE,
+                "description": "What happened to an instance.",
+                "examples": [EXAMPLE_CHANGE],
             },
             "Error": {
                 "type": "object",

@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     max_instances_per_stream: int = Field(default=100_000, ge=1, description="The most instances that one heartbeat stream names.")
     max_heartbeat_streams: int = Field(default=100_000, ge=1, description="The most heartbeat streams at a time.")
     max_watchers: int = Field(default=10_000, ge=1, description="The most watches at a time.")
+    max_change_streams: int = Field(
+        default=1_000,
+        ge=1,
+        description="The most pages of the panel, or other readers, that follow changes through REST at a time.",
+    )
     max_streams_per_connection: int = Field(
         default=250, ge=1, description="The most heartbeat streams and watches of one gRPC connection at a time."
     )

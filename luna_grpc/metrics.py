@@ -49,6 +49,7 @@ class Metrics:
         *,
         heartbeat_streams: Limited,
         watches: Limited,
+        change_streams: Limited,
         refusals: Mapping[Door, Mapping[str, int]],
         in_flight: Sized,
     ) -> None:
@@ -58,6 +59,7 @@ class Metrics:
         self._state_file = state_file
         self._heartbeat_streams = heartbeat_streams
         self._watches = watches
+        self._change_streams = change_streams
         self._refusals = refusals
         self._in_flight = in_flight
         self._process = CollectorRegistry(auto_describe=False)
@@ -171,7 +173,7 @@ class Metrics:
         )
 
     def _streamed(self) -> Iterator[Metric]:
-        streams = self._heartbeat_streams
+        streams, pages = self._heartbeat_streams, self._change_streams
         yield Gauge("luna_heartbeat_streams", "Heartbeat streams open.", len(streams))
         yield Gauge(
             "luna_heartbeat_streams_limit", "How many heartbeat streams may be open (LUNA_MAX_HEARTBEAT_STREAMS).", streams.limit
@@ -181,6 +183,8 @@ class Metrics:
             "Heartbeat streams that broke: ended neither properly by their client nor by the server.",
             self._registry.broken_streams,
         )
+        yield Gauge("luna_change_streams", "Pages of the panel, or other readers, that follow changes through REST.", len(pages))
+        yield Gauge("luna_change_streams_limit", "How many of these there may be (LUNA_MAX_CHANGE_STREAMS).", pages.limit)
 
     def _refused(self) -> Iterator[Metric]:
         authenticator = self._authenticator

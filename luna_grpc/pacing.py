@@ -7,6 +7,7 @@ has anything to do take microseconds.
 
 import asyncio
 import time
+from contextvars import ContextVar
 from typing import Final
 
 PIECE: Final = 0.001
@@ -19,6 +20,10 @@ REST: Final = 0.001
 """Seconds that they get on top, if somebody had: time for what other threads bring, gRPC's among them."""
 LONGEST_REST: Final = 0.02
 """Seconds after which the work goes on, even if the turns are not over."""
+
+_began: Final[ContextVar[float | None]] = ContextVar("began", default=None)
+_worked: Final[ContextVar[float]] = ContextVar("worked", default=0.0)
+"""By the clock of the processor: what another process does meanwhile is no work of ours."""
 
 
 async def let_others_run() -> None:
@@ -43,12 +48,21 @@ class OneAtATime:
     async def __aenter__(self) -> None:
         await self._lock.acquire()
         self._began = time.perf_counter()
+        _began.set(time.thread_time())
 
     async def __aexit__(self, *_: object) -> None:
         self._worked += time.perf_counter() - self._began
+        _worked.set(worked())
+        _began.set(None)
         try:
             if self._worked >= PIECE:
                 self._worked = 0.0
                 await let_others_run()
         finally:
             self._lock.release()
+
+
+def worked() -> float:
+    """Return how many seconds of such work this task has done so far; the turns of others do not count."""
+    began = _began.get()
+    return _worked.get() + (0.0 if began is None else time.thread_time() - began)

@@ -6,7 +6,6 @@ often (see `luna_grpc.sweeper`): only that turns instances DOWN, evicts them, an
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from luna_grpc.clock import Clock
@@ -60,8 +59,7 @@ class Beat(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SweepReport:
+class SweepReport(NamedTuple):
     """What one slice of a sweep found."""
 
     swept: Swept
@@ -77,7 +75,6 @@ class Registry:
         self.policy = policy
         self._rest_ttl = policy.rest_ttl
         self._clock = clock
-        # What there was since the start, for those who watch over a registry.
         self.rest_heartbeats = 0
         """How many heartbeats were accepted through REST."""
         self.grpc_heartbeats = 0
@@ -270,6 +267,15 @@ class Registry:
         if len(prefix) > MAX_NAME:
             raise InvalidArgumentError(f"name_prefix has more than {MAX_NAME} characters", field="name_prefix")
         return (service for service in self.store.services(after, prefix) if status is None or service.status is status)
+
+    def now_ms(self) -> int:
+        """Return the time of the wall clock, in milliseconds since the epoch."""
+        return self._clock.wall_ms()
+
+    def time_left(self, registration: Registration) -> float:
+        """Return after how many seconds the lease ends unless it is renewed; 0 when it has ended, or is about to."""
+        ends = max(registration.deadline, self.store.held_until)
+        return max(0.0, ends - self._clock.now()) if registration.live else 0.0
 
     # Watching
 

@@ -150,6 +150,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             store.file if isinstance(store, DurableStore) else None,
             heartbeat_streams=grpc_server.service.heartbeat_streams,
             watches=grpc_server.service.watches,
+            change_streams=rest_server.changes,
             refusals={Door.GRPC: grpc_server.refusals, Door.REST: rest_server.refusals},
             in_flight=rest_server.in_flight,
         )

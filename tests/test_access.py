@@ -54,11 +54,16 @@ TABLE: Final[dict[str, tuple[int, ...] | tuple[str, ...]]] = {
     "GET /registry/v1/instances/{instanceId}": READING,
     "POST /registry/v1/instances/{instanceId}/drain": (401, 401, 403, 403, 403, 403, 200),
     "DELETE /registry/v1/instances/{instanceId}/drain": (401, 401, 403, 403, 403, 403, 200),
+    "POST /registry/v1/panel/instances/{instanceId}/drain": (401, 401, 403, 403, 403, 403, 303),
+    "POST /registry/v1/panel/instances/{instanceId}/undrain": (401, 401, 403, 403, 403, 403, 303),
+    "POST /registry/v1/panel/instances/{instanceId}/deregister": (401, 401, 403, 303, 403, 303, 303),
+    "GET /registry/v1/journal": READING,
     "GET /registry/v1/services": READING,
     "GET /registry/v1/services/": READING,
     "GET /registry/v1/services/json": READING,
     "GET /registry/v1/services/{name}": READING,
     "GET /registry/v1/static/{file}": READING,
+    "GET /registry/v1/changes": READING,
     "GET /registry/v1/openapi.json": READING,
     "GET /registry/v1/docs": READING,
     "GET /metrics": READING,
@@ -151,11 +156,17 @@ async def by_rest(server: Running, route: str, header: str | None, service: str)
     values = {"{instanceId}": f"{service}:h:1", "{name}": service, "{file}": "luna.css", "{path}": "nowhere"}
     for name, value in values.items():
         path = path.replace(name, value)
-    body = instance_json(f"{service}:h:1") if method in {"POST", "PUT"} else None
+    form = {"back": "/registry/v1/services/"} if "/panel/" in path else None
+    body = instance_json(f"{service}:h:1") if method in {"POST", "PUT"} and not form else None
     headers = {} if header is None else {"Authorization": header}
     async with ClientSession(f"http://127.0.0.1:{server.rest_port}", headers=headers) as client:
         methods = {"GET": ["GET", "HEAD"], "*": ["GET", "PUT", "PATCH"]}.get(method, [method])
-        statuses = {(await client.request(each, path, json=body, allow_redirects=False)).status for each in methods}
+        statuses = set()  # taken without reading on: one answer never ends
+        for each in methods:
+            async with client.request(
+                each, path, json=body, data=form, allow_redirects=False
+            ) as response:  # one of them never ends
+                statuses.add(response.status)
     [status] = statuses
     return status
 

@@ -194,6 +194,12 @@ async def watch(house: House) -> Any:
     return call
 
 
+async def follow_changes(house: House) -> None:
+    """Follow changes as a page of the panel does."""
+    response = await house.stack.enter_async_context(house.rest.get("/registry/v1/changes"))
+    await response.content.readline()
+
+
 async def slow_watch(house: House) -> None:
     """Let more be waiting for a watcher than its connection takes."""
     await watch(house)
@@ -363,6 +369,8 @@ CASES: Final[dict[str, Case]] = {
     "luna_heartbeat_streams": Case("gauge", streams, {"luna_heartbeat_streams": 2}),
     "luna_heartbeat_streams_limit": Case("gauge", nothing, {}),
     "luna_heartbeat_streams_broken_total": Case("counter", ends_of_streams, {"luna_heartbeat_streams_broken_total": 1}),
+    "luna_change_streams": Case("gauge", follow_changes, {"luna_change_streams": 1}),
+    "luna_change_streams_limit": Case("gauge", nothing, {}),
     "luna_rest_requests_in_flight": Case("gauge", a_slow_request, {"luna_rest_requests_in_flight": 1}),
     "luna_requests_refused_total": Case(
         "counter",
@@ -429,7 +437,7 @@ def _moved(before: Mapping[str, float], now: Mapping[str, float], case: Case) ->
 
 async def test_names_types_and_limits(tmp_path: Path) -> None:
     """Every metric has a case above and the type that stands there; what never moves says what was set."""
-    async with house(max_watchers=7, max_heartbeat_streams=8, state_file=str(tmp_path / "state.db")) as at:
+    async with house(max_watchers=7, max_heartbeat_streams=8, max_change_streams=9, state_file=str(tmp_path / "state.db")) as at:
         text = await (await at.rest.get("/metrics")).text()
         found = dict(re.findall(r"^# TYPE (luna_\w+) (\w+)$", text, re.MULTILINE))
         assert found == {name: case.type for name, case in CASES.items()}
@@ -440,6 +448,7 @@ async def test_names_types_and_limits(tmp_path: Path) -> None:
         assert f'version="{__version__}"}} 1.0' in text
         assert "\nluna_watchers_limit 7.0\n" in text
         assert "\nluna_heartbeat_streams_limit 8.0\n" in text
+        assert "\nluna_change_streams_limit 9.0\n" in text
 
 
 async def test_a_failure_of_the_registry_itself_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """How bulk work lets others run."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -78,3 +79,22 @@ async def test_pieces_are_done_one_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
             assert (others.turns >= 2 * pacing.TURNS) == piece_is_long
         assert [type(result) for result in results] == [type(None), ValueError, type(None)]
         assert done == [0, 1, 2]
+
+
+async def test_what_a_task_has_worked_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own pieces, the one under way included, and not what others do in between or beside it."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
+    turn = pacing.OneAtATime()
+
+    async def work(*pieces: float) -> float:
+        for seconds in pieces:
+            async with turn:
+                clock[0] += seconds
+            clock[0] += 100  # what others do
+        async with turn:
+            clock[0] += 1
+            return pacing.worked()
+
+    assert await asyncio.gather(*(asyncio.create_task(work(*pieces)) for pieces in ((2, 3), (4,)))) == [6, 5]
+    assert pacing.worked() == 0

@@ -110,6 +110,29 @@ async def test_a_form_of_a_foreign_page(browser: Browser, target: tuple[Running,
             assert server.registry.store.get("evil:h:1") is None
 
 
+@pytest.mark.parametrize("host", ["localhost", EVIL], ids=["another port", "another site"])
+@pytest.mark.parametrize("what", ["drain", "deregister"])
+async def test_the_forms_of_the_panel_on_a_foreign_page(
+    browser: Browser, target: tuple[Running, str], what: str, host: str
+) -> None:
+    """Exactly those that our own pages have: there they work, elsewhere they do nothing."""
+    server, url = target
+    form = f"<form method=post action='{url}/panel/instances/orders:h:1/{what}'><button>Win a prize</button></form>"
+    async with foreign_site({"/form": f"<!doctype html>{form}"}) as port, signed_in(browser, server) as page:
+        await page.goto(f"http://{host}:{port}/form")
+        async with page.expect_response(lambda response: "/panel/" in response.url) as answer:
+            await page.get_by_role("button").click()
+        assert (await answer.value).status == 403
+        assert server.registry.get("orders:h:1").instance.up
+        await page.goto(f"{url}/instances/orders:h:1")
+        if what == "deregister":
+            await page.get_by_text("Deregister …").click()
+        async with page.expect_response(lambda response: "/panel/" in response.url) as answer:
+            await page.get_by_role("button", name=what.capitalize()).click()
+        assert (await answer.value).status == 303
+        assert server.registry.store.totals().instances_up == 0
+
+
 async def test_a_form_in_a_sandbox(browser: Browser, target: tuple[Running, str]) -> None:
     """Its origin is null."""
     server, url = target

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientSession
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
 from luna_grpc.model import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
 from luna_grpc.serve import running
@@ -109,9 +109,9 @@ async def test_the_pages_of_the_panel(visit: Visits, hostile: list[dict[str, Any
     await looking.goto(LIST)
     page = looking.page
     await touch_everything(looking)
-    assert sorted(await page.locator("tbody th").all_text_contents()) == sorted(HOSTILE)
+    assert sorted(await page.locator("tbody a.open").all_text_contents()) == sorted(HOSTILE)
     assert sorted(await page.locator("tbody td bdi").all_text_contents()) == sorted(each["description"] for each in hostile)
-    links = {await link.inner_text(): await link.get_attribute("href") for link in await page.locator("tbody th a").all()}
+    links = {await link.inner_text(): await link.get_attribute("href") for link in await page.locator("a.open").all()}
     await looking.assert_quiet()
     for number, each in enumerate(hostile):
         [link] = [href for href in links.values() if href == LIST + quote(each["name"], safe="")]
@@ -122,12 +122,53 @@ async def test_the_pages_of_the_panel(visit: Visits, hostile: list[dict[str, Any
         assert await page.title() == " ".join(f"{each['name']} · Luna".split())
         assert await page.locator(".description").text_content() == each["description"]
         assert await page.locator("td[data-label=Version]").text_content() == each["version"]
-        chips = [[key, value] for key, value in each["metadata"].items()]
-        shown = [await chip.locator("bdi").all_text_contents() for chip in await page.locator(".chips li").all()]
-        assert shown == chips
+        assert await chips(page) == [[key, value] for key, value in each["metadata"].items()]
         address = page.locator("td[data-label=URL] a")
         assert await address.text_content() == each["url"] == URLS[number % len(URLS)]
         assert (await address.evaluate("link => link.protocol")) in {"http:", "https:"}
+        await looking.assert_quiet()
+
+
+async def chips(page: Page) -> list[list[str]]:
+    """Return the metadata that a page shows."""
+    return [await chip.locator("bdi").all_text_contents() for chip in await page.locator(".chips li").all()]
+
+
+@pytest.mark.parametrize("bypass_csp", [False, True])
+async def test_the_pages_of_instances_and_the_journal(visit: Visits, hostile: list[dict[str, Any]], bypass_csp: bool) -> None:
+    """Everything that an instance says of itself, and what happened to it, is text there too."""
+    looking = await visit(bypass_csp=bypass_csp)
+    page = looking.page
+    for number, each in enumerate(hostile):
+        await looking.goto(f"/registry/v1/instances/{each['instanceId']}")
+        await touch_everything(looking)
+        said = {await row.locator("dt").inner_text(): row.locator("dd") for row in await page.locator(".facts > div").all()}
+        for name, field in (("Service", "name"), ("Description", "description"), ("Version", "version"), ("URL", "url")):
+            assert await said[name].text_content() == each[field]
+        assert (await said["URL"].locator("a").evaluate("link => link.protocol")) in {"http:", "https:"}
+        assert await chips(page) == [[key, value] for key, value in each["metadata"].items()]
+        assert await page.locator("nav bdi").text_content() == HOSTILE[number]
+        await looking.assert_quiet()
+    await looking.goto("/registry/v1/journal")
+    await touch_everything(looking)
+    assert sorted(await page.locator("td[data-label=Service]").all_text_contents()) == sorted(HOSTILE)
+    await looking.assert_quiet()
+
+
+@pytest.mark.parametrize("bypass_csp", [False, True])
+async def test_what_is_searched_for(visit: Visits, hostile: list[dict[str, Any]], bypass_csp: bool) -> None:
+    """It stands in the box, in the words about what was found, and in links; each finds the service that is called so."""
+    assert hostile
+    looking = await visit(bypass_csp=bypass_csp)
+    page = looking.page
+    for text in HOSTILE:
+        await looking.goto(f"{LIST}?q={quote(text, safe='')}&sort={quote(text, safe='')}")
+        await touch_everything(looking)
+        assert await page.get_by_role("searchbox").input_value() == text
+        assert await page.locator(".narrowed q").text_content() == text
+        assert text in await page.locator("tbody a.open").all_text_contents()
+        await page.get_by_role("button", name="Search").click()
+        assert text in await page.locator("tbody a.open").all_text_contents()
         await looking.assert_quiet()
 
 
@@ -145,7 +186,11 @@ async def test_pages_of_errors(visit: Visits, bypass_csp: bool) -> None:
 async def test_json_in_a_browser(visit: Visits, hostile: list[dict[str, Any]]) -> None:
     """It is shown as what it is."""
     looking = await visit(bypass_csp=True)
-    for path in ("/registry/v1/services/json", f"/registry/v1/instances/{hostile[0]['instanceId']}", "/registry/v1/openapi.json"):
+    for path in (
+        "/registry/v1/services/json",
+        f"/registry/v1/instances/{hostile[0]['instanceId']}?format=json",
+        "/registry/v1/journal?format=json",
+    ):
         await looking.goto(path)
         assert await looking.page.evaluate("document.contentType") == "application/json"
         assert await looking.page.locator("script, img, iframe, link").count() == 0
@@ -206,7 +251,17 @@ async def test_a_hostile_user_name(browser: Browser, user: str) -> None:
             await looking.assert_quiet()
 
 
-@pytest.mark.parametrize("path", [LIST, LIST + quote(HOSTILE[0], safe=""), "/registry/v1/docs", "/nowhere"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        LIST,
+        LIST + quote(HOSTILE[0], safe=""),
+        "/registry/v1/instances/hostile-21:h:1",
+        "/registry/v1/journal",
+        "/registry/v1/docs",
+        "/nowhere",
+    ],
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
 async def test_nothing_is_pushed_out_of_the_window(

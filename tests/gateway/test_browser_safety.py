@@ -188,6 +188,7 @@ PAGES: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", "/registry/v1/static/luna.css", {}, 200),
     ("GET", "/registry/v1/static/luna.svg", {}, 200),
     ("GET", "/registry/v1/static/try.js", {}, 200),
+    ("GET", "/registry/v1/services/?live=off", {}, 200),
     ("GET", "/nowhere", {"headers": {"Accept": "text/html"}}, 404),
     ("GET", PATH, {"headers": {"Accept": "text/html", "Authorization": "Basic x"}}, 401),
 ]
@@ -215,7 +216,15 @@ async def test_every_answer_is_safe_in_a_browser(
     policy = response.headers["Content-Security-Policy"]
     loads = set(policy.split("; ")) - {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'", "form-action 'none'"}
     assert not loads if (method, path, more, status) in ANSWERS else all(each.endswith(" 'self'") for each in loads)
-    assert ("script-src" in policy) == path.endswith("/docs")
+    is_ours = status != 401 and "live=off" not in path and (path.endswith(".js") or response.content_type == "text/html")
+    assert ("script-src 'self'" in policy) == is_ours
+
+
+@pytest.mark.parametrize(("headers", "scheme"), [({}, "Basic"), ({"X-Requested-With": "fetch"}, "x-Basic")])
+async def test_a_script_is_refused_without_a_dialog(rest: ClientSession, headers: dict[str, str], scheme: str) -> None:
+    """Browsers ask for a password when they know the scheme, also over a page that can say so itself."""
+    response = await rest.get(PATH, headers={"Authorization": "Basic x", **headers})
+    assert (response.status, response.headers["WWW-Authenticate"].partition(" ")[0]) == (401, scheme)
 
 
 async def test_a_failure_and_a_refusal_for_now_are_safe_too(
