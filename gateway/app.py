@@ -174,6 +174,8 @@ class RestServer:
             lines.append(f"serving: {'yes' if self.ready else 'no, starting or stopping'}")
             lines.append(f"instances: {'not all read yet' if registry.loading else registry.store.count()}")
             lines.append(f"heartbeats: {registry.heartbeats} since the start")
+            stale = registry.stale_for
+            lines.append(f"store: {f'Redis has been away for {stale:.0f} s, changes are refused' if stale else 'at hand'}")
             lines.append(f"warming: {'yes, watchers of an earlier run are not yet told who is gone' if registry.warming else 'no'}")
         return text_answer("\n".join(lines) + "\n", status=200 if self.ready else 503)
 

@@ -2,19 +2,20 @@
 
 import inspect
 import os
-import sys
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import structlog
 import typer
+from pydantic.fields import FieldInfo
 
 from luna_grpc import __version__, cli_config, cli_register, cli_registry, cli_users
-from luna_grpc.cli_connection import EXIT_USAGE
-from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
+from luna_grpc.cli_command import EXIT_USAGE, Commands, fail, option, quiet_grpc, with_parameters
+from luna_grpc.config import ConfigError, Settings, load, variable, warnings
 
 EXIT_CANNOT_START: Final = 1
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut long flags off at 80 columns
@@ -44,10 +45,9 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
 
     Example: luna serve --port 4000 --grpc-port 50051
     """
-    # gRPC's core writes to stderr on its own, and not as JSON; what it has to say comes as errors too.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    quiet_grpc()
     from luna_grpc import logs  # noqa: PLC0415 - the other commands need none of this
-    from luna_grpc.serve import CannotListenError, run  # noqa: PLC0415
+    from luna_grpc.serve import CannotListenError, StoreError, run  # noqa: PLC0415
     from luna_grpc.stateopen import StateFileError  # noqa: PLC0415
     from luna_grpc.tls import TlsError  # noqa: PLC0415
     from luna_grpc.users import UsersFileError  # noqa: PLC0415
@@ -55,45 +55,28 @@ def serve(**flags: Any) -> None:  # noqa: ANN401 - the flags are those of Settin
     try:
         settings = load(flags)
     except ConfigError as error:
-        _fail(str(error), EXIT_USAGE)
+        fail(*str(error).splitlines(), code=EXIT_USAGE)
     logs.configure(settings.log_level)
     for warning in warnings(os.environ):
         structlog.get_logger("luna").warning(warning)
     try:
         run(settings)
-    except (CannotListenError, StateFileError, TlsError, UsersFileError) as error:
-        _fail(str(error), EXIT_CANNOT_START)
+    except (CannotListenError, StateFileError, StoreError, TlsError, UsersFileError) as error:
+        fail(*str(error).splitlines(), code=EXIT_CANNOT_START)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    for line in message.splitlines():
-        typer.echo(f"luna: {line}", err=True)
-    sys.exit(code)
-
-
-def _options() -> list[inspect.Parameter]:
-    """Make a flag of every setting, so that the two can never differ; what it holds is checked by Settings."""
-    options = []
-    for name, field in Settings.model_fields.items():
-        kind = bool if field.annotation is bool else str
-        option = typer.Option(
-            flag(name),
-            help=f"{field.description} [{variable(name)}{_default(field.get_default())}]",
-            metavar=None if kind is bool else "VALUE",
-        )
-        parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
-        options.append(parameter)
-    return options
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Make a flag of a setting, so that the two can never differ; what it holds is checked by Settings."""
+    kind = bool if field.annotation is bool else str
+    meaning = f"{field.description} [{variable(name)}{_default(field.get_default())}]"
+    return option(name, kind | None, help=meaning, metavar=None if kind is bool else "VALUE")
 
 
 def _default(value: object) -> str:
     return "" if value in (None, False, ()) or not str(value).strip("*") else f", default {value}"
 
 
-# typer reads a command's flags off its signature.
-vars(serve)["__signature__"] = inspect.Signature(_options())
-serve.__annotations__ = {parameter.name: parameter.annotation for parameter in _options()}
-app.command()(serve)
+app.command()(with_parameters(serve, [_option(name, field) for name, field in Settings.model_fields.items()]))
 app.add_typer(cli_registry.app)
 app.add_typer(cli_register.app)
 app.add_typer(cli_registry.instances, name="instances")

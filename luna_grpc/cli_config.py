@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from luna_grpc import cli_output
-from luna_grpc.cli_connection import EXIT_USAGE, fail
+from luna_grpc.cli_command import EXIT_USAGE, fail, tell
 from luna_grpc.cli_output import Output
 from luna_grpc.config import ConfigError, Settings, flag, load, variable, warnings
 
@@ -15,16 +15,18 @@ app = typer.Typer(no_args_is_help=True, help="The settings of luna serve.")
 
 @app.command(epilog="Exit codes: 0 all settings are right, 2 one is wrong.")
 def show(*, output: Annotated[Output, typer.Option("-o", "--output", help="table, wide or json.")] = Output.TABLE) -> None:
-    """Show the settings that luna serve would run with here, without flags of its own, and where each value comes from.
+    """Show each setting and where it comes from.
+
+    These are what luna serve would run with here, without flags of its own.
 
     Example: LUNA_PORT=8080 luna config show
     """
     try:
         settings = load({})
     except ConfigError as error:
-        fail(error, EXIT_USAGE)
+        fail(*str(error).splitlines(), code=EXIT_USAGE)
     for warning in warnings(os.environ):
-        typer.echo(f"luna: {warning}", err=True)
+        tell(warning)
     rows = [_row(settings, name) for name in Settings.model_fields]
     if output is Output.JSON:
         cli_output.as_json([dict(zip(("variable", "flag", "value", "from", "meaning"), row, strict=True)) for row in rows])

@@ -37,7 +37,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], narrow: int, ou
         made.add_row(*(Text(plain(cell), style=COLOURS.get(cell, "")) for cell in row[:shown]))
     written = StringIO()
     # `rich` knows when not to use colours: NO_COLOR, TERM=dumb.
-    console = Console(file=written, width=WIDEST, force_terminal=sys.stdout.isatty())
+    console = Console(file=written, width=WIDEST, force_terminal=sys.stdout is not None and sys.stdout.isatty())
     console.print(made)
     for line in written.getvalue().splitlines():
         typer.echo(line.rstrip())
@@ -50,8 +50,7 @@ def as_json(data: Any) -> None:  # noqa: ANN401 - whatever json takes
 
 def as_json_line(data: Any) -> None:  # noqa: ANN401 - whatever json takes
     """Write JSON on a line of its own, at once."""
-    typer.echo(json.dumps(data))
-    sys.stdout.flush()
+    typer.echo(json.dumps(data))  # which flushes
 
 
 def plain(text: str) -> str:

@@ -1,5 +1,7 @@
 """`luna register`: keeps an instance registered, most often for as long as a command runs."""
 
+import logging
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, aimed, fail
-from luna_grpc.cli_output import plain
+from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail, tell
+from luna_grpc.cli_connection import InstanceId, aimed
+from luna_grpc.model import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from luna_grpc.client import ClientError
@@ -35,25 +38,29 @@ def register(
     registry: "Endpoint",
     instance_id: InstanceId,
     command: Annotated[
-        list[str] | None, typer.Argument(help="Behind --: what is to run meanwhile.", show_default=False, metavar="COMMAND")
+        list[str] | None, typer.Argument(help="Behind --: what is to run meanwhile.", show_default=False, metavar="-- COMMAND")
     ] = None,
     *,
-    url: Annotated[str, typer.Option(help="Where it can be reached; by default http://domain:port/.")] = "",
-    name: Annotated[str, typer.Option(help="Its service; by default the serviceName of the id.")] = "",
-    version: Annotated[str, typer.Option(help="Its version.")] = "",
-    description: Annotated[str, typer.Option(help="What it does.")] = "",
-    weight: Annotated[int, typer.Option(min=0, help="Its share of the requests; 0: not told.")] = 0,
+    url: Annotated[str, typer.Option(help="Where it can be reached; by default http://domain:port/.", metavar="URL")] = "",
+    name: Annotated[str, typer.Option(help="Its service; by default the serviceName of the id.", metavar="NAME")] = "",
+    version: Annotated[str, typer.Option(help="Its version.", metavar="TEXT")] = "",
+    description: Annotated[str, typer.Option(help="What it does.", metavar="TEXT")] = "",
+    weight: Annotated[
+        int, typer.Option(min=0, max=MAX_WEIGHT, help="Its share of the requests; 0: not told.", metavar="NUMBER")
+    ] = 0,
     metadata: Annotated[list[str] | None, typer.Option(help="A label, as key=value; can be repeated.", metavar="KEY=VALUE")] = None,
 ) -> None:
-    """Register an instance and keep it alive for as long as a command runs, or until Ctrl-C or SIGTERM.
+    """Keep an instance registered.
 
-    The command gets the signals; its exit code is passed on. It goes on when the registry is away or another process takes the id.
+    It is for as long as a command runs, or without one until Ctrl-C or SIGTERM. The command gets the signals; its exit code is
+    passed on. It goes on when the registry is away or another process takes the id.
 
     Example: luna register orders:localhost:8080 --version 1.4 -- ./orders --port 8080
     """
     from luna_grpc.client import Registration  # noqa: PLC0415 - gRPC takes a while
 
     signals = Signals()
+    logging.getLogger("luna_grpc.client").addHandler(_Told())
     registration = Registration(
         instance_id,
         url=url,
@@ -69,18 +76,27 @@ def register(
         on_lost=signals.lost,
     )
     with registration:
-        if command:
-            code = _run(command, signals)
-        else:
-            typer.echo(f"{instance_id} is registered; Ctrl-C ends it")
-            code = signals.wait()
+        signals.keep()
+        shown = f"luna services {shlex.quote(name or instance_id.partition(':')[0])} shows it"
+        tell(f"{instance_id} is registered at {registry.address}: {shown}{'' if command else ', Ctrl-C ends it'}")
+        code = _run(command, signals) if command else signals.wait()
     raise typer.Exit(code)
 
 
+class _Told(logging.Handler):
+    """Shows what the SDK logs: while the registry is away, why."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record as everything else is said; it tells of a warning or worse."""
+        for line in self.format(record).splitlines():
+            tell(line)
+
+
 class Signals:
-    """What this process is sent: passed on to the command, or the end of waiting where there is none."""
+    """What this process is sent: its end until it is registered; then passed on to the command, or the end of waiting for none."""
 
     def __init__(self) -> None:
+        self._kept = False
         self._came: deque[int] = deque()
         self._command: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
@@ -89,6 +105,9 @@ class Signals:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _: object) -> None:
+        if not self._kept:
+            _let_signals_kill()  # while a silent registry is told for some seconds that nothing is to be registered
+            sys.exit(EXIT_BY_SIGNAL + number)
         if number in BY_TERMINAL and self._command is not None and sys.stdin.isatty():
             return
         self._came.append(number)
@@ -100,6 +119,10 @@ class Signals:
             while self._command is not None:
                 self._command.send_signal(self._came.popleft())
 
+    def keep(self) -> None:
+        """Note that it is registered: from now on a signal is for the command, or ends the waiting."""
+        self._kept = True
+
     def pass_on_to(self, command: "subprocess.Popen[bytes]") -> None:
         """Send the command whatever comes from now on, and what has come before."""
         self._command = command
@@ -107,7 +130,7 @@ class Signals:
 
     def lost(self, error: "ClientError") -> None:
         """Say that the registration has ended for good; a command goes on without it."""
-        typer.echo(f"luna: {plain(str(error))}", err=True)
+        tell(error)
         self._code = EXIT_REFUSED
         self._over.set()
 
@@ -117,14 +140,19 @@ class Signals:
         return self._code
 
 
+def _let_signals_kill() -> None:
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _run(command: list[str], signals: Signals) -> int:
     """Run a command to its end and return its exit code as shells do."""
     try:
         process = subprocess.Popen(command)  # noqa: S603 - the user's own
     except FileNotFoundError:
-        fail(f"there is no command {command[0]}", EXIT_NO_COMMAND)
+        fail(f"there is no command {command[0]}", code=EXIT_NO_COMMAND)
     except OSError as error:
-        fail(f"{command[0]} cannot be run: {error.strerror}", EXIT_CANNOT_RUN)
+        fail(f"{command[0]} cannot be run: {error.strerror}", code=EXIT_CANNOT_RUN)
     signals.pass_on_to(process)
     code = process.wait()
     return code if code >= 0 else EXIT_BY_SIGNAL - code

@@ -3,15 +3,17 @@
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
 from luna_grpc import cli_output, drains
-from luna_grpc.cli_connection import EXIT_CODES, EXIT_REFUSED, InstanceId, connected, fail
+from luna_grpc.cli_command import EXIT_CODES, EXIT_REFUSED, fail, tell
+from luna_grpc.cli_connection import InstanceId, anonymous, connected
 from luna_grpc.cli_output import Output
+from luna_grpc.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from luna_grpc.client.calls import Calls
@@ -27,17 +29,27 @@ Format = Annotated[Output, typer.Option("-o", "--output", help="table, wide (wit
 
 
 def _seconds(text: str | float) -> float:
-    """Read a span of time as people write it."""
+    """Read for how long to drain, as people write it."""
     if isinstance(text, float):
         return text
     found = _TIME.fullmatch(text)
     if not found:
         raise typer.BadParameter(f"{text!r} is not a time; write for example 90s, 15m, 2h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
+    try:
+        return drains.checked(int(found[1]) * _UNITS[found[2]])
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(error.message) from None
 
+
+Span = Annotated[
+    float,
+    typer.Option(
+        "--for", parser=_seconds, help="For how long, at most 30d; an hour (1h) unless told.", metavar="TIME", show_default=False
+    ),
+]
 
 app = typer.Typer()
-instances = typer.Typer(no_args_is_help=True, help="The instances of a running registry: look at them, take them out of service.")
+instances = typer.Typer(no_args_is_help=True, help="Look at instances, take some out of service.")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -48,7 +60,7 @@ def services(
     *,
     output: Format = Output.TABLE,
 ) -> None:
-    """List the services of a running registry, or the instances of one.
+    """List services, or the instances of one.
 
     Example: luna services orders -o wide
     """
@@ -106,13 +118,11 @@ def drain(
     registry: "Calls",
     instance_id: InstanceId,
     *,
-    duration: Annotated[
-        float, typer.Option("--for", parser=_seconds, help="For how long: 90s, 15m, 2h, 7d; at most 30d.", metavar="TIME")
-    ] = drains.DEFAULT,
+    duration: Span = drains.DEFAULT,
 ) -> None:
-    """Take an instance out of service for a time: it is DOWN for everyone, while it goes on sending heartbeats.
+    """Take an instance out of service for a time.
 
-    It lasts for an hour unless you say otherwise, also when the instance is registered anew, and takes the role admin.
+    It is DOWN for everyone, while it goes on sending heartbeats; also when it is registered anew. This takes the role admin.
 
     Example: luna instances drain orders:localhost:8080 --for 15m
     """
@@ -123,7 +133,9 @@ def drain(
 @instances.command(epilog=EXIT_CODES)
 @connected
 def undrain(registry: "Calls", instance_id: InstanceId) -> None:
-    """Put a drained instance back into service before its time.
+    """Put a drained instance back into service.
+
+    It would come back by itself when its time is over.
 
     Example: luna instances undrain orders:localhost:8080
     """
@@ -137,7 +149,9 @@ def undrain(registry: "Calls", instance_id: InstanceId) -> None:
 @app.command(epilog=EXIT_CODES)
 @connected
 def deregister(registry: "Calls", instance_id: InstanceId) -> None:
-    """Remove an instance at once. A client that is alive registers it again.
+    """Remove an instance at once.
+
+    A client that is alive registers it again.
 
     Example: luna deregister orders:localhost:8080
     """
@@ -145,10 +159,12 @@ def deregister(registry: "Calls", instance_id: InstanceId) -> None:
     typer.echo(f"{instance_id} is deregistered")
 
 
-@app.command(epilog="Exit codes: 0 it serves, 1 it does not, is not there or does not answer.")
-@connected
+@app.command(epilog="Exit codes: 0 it serves, 1 it does not, is not there or does not answer, 2 wrong flags.")
+@anonymous
 def check(registry: "Calls") -> None:
-    """Ask a registry whether it serves; needs no password.
+    """Ask a registry whether it serves.
+
+    It needs no password.
 
     Example: luna check --address registry.internal:50051
     """
@@ -157,9 +173,9 @@ def check(registry: "Calls") -> None:
     try:
         serving = registry.serving()
     except ClientError as error:
-        fail(error, EXIT_REFUSED)
+        fail(error, code=EXIT_REFUSED)
     if not serving:
-        fail("the registry is starting or stopping: it does not serve now", EXIT_REFUSED)
+        fail("the registry is starting or stopping: it does not serve now", code=EXIT_REFUSED)
     typer.echo("serving")
 
 
@@ -171,25 +187,36 @@ def watch(
     *,
     output: Format = Output.TABLE,
 ) -> None:
-    """Show what there is, and then every change, until Ctrl-C; while the registry is away it tries again.
+    """Show what there is, then every change.
+
+    It ends with Ctrl-C; while the registry is away it tries again.
 
     Example: luna watch orders -o json
     """
+    for event in _events(registry, tuple(names or ())):
+        cli_output.as_json_line(event) if output is Output.JSON else typer.echo(_line(event))
+
+
+def _events(registry: "Calls", names: tuple[str, ...]) -> Iterator[Json]:
+    """Yield what there is and what changes, for ever."""
     from luna_grpc.client import UnavailableError  # noqa: PLC0415 - gRPC takes a while
     from luna_grpc.client.calls import as_json  # noqa: PLC0415 - see above
 
-    token = ""
+    token, connected = "", False
     while True:
         try:
-            for answer in registry.watch(tuple(names or ()), token):
+            for answer in registry.watch(names, token):
+                if not connected:
+                    tell(f"connected: what there is of {', '.join(names) or 'all services'}, and then every change, until Ctrl-C")
+                    connected = True
                 token = answer.resume_token or token
-                for event in answer.events:
-                    told = as_json(event)
-                    cli_output.as_json_line(told) if output is Output.JSON else typer.echo(_line(told))
+                yield from map(as_json, answer.events)
         except UnavailableError as error:
             if not token:
                 raise
-            typer.echo(f"luna: {error}; trying again", err=True)
+            if connected:
+                tell(f"{error}; trying again")
+                connected = False
         time.sleep(random.uniform(0, AGAIN_AFTER))  # noqa: S311 - so that not all come back at once
 
 

@@ -2,33 +2,35 @@
 
 import os
 import sys
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
 from luna_grpc import users
 from luna_grpc.access import Role
+from luna_grpc.cli_command import EXIT_REFUSED, fail, tell
 from luna_grpc.config import variable
 
-EXIT_REFUSED: Final = 1
 SHORT_PASSWORD: Final = 8
 """Characters; shorter ones are taken, and warned of."""
+EXIT_CODES: Final = "Exit codes: 0 done, 1 the file or what is said of a user is wrong, 2 wrong flags."
 VARIABLE: Final = variable("users_file")
 RELOAD: Final = "A running registry reads the file again on SIGHUP: kill -HUP PID (pgrep -f 'luna serve' tells the PID)"
 
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Who may use the registry, when it is more than one (luna serve --users-file).",
+    help="Who may use the registry: the users file.",
 )
 
 File = Annotated[
-    str, typer.Option("--file", envvar=VARIABLE, help="The users file, as for luna serve --users-file.", show_default=False)
+    str,
+    typer.Option("--file", envvar=VARIABLE, help="The file, as for luna serve --users-file.", show_default=False, metavar="FILE"),
 ]
 Name = Annotated[str, typer.Argument(help="User name, without a colon.", show_default=False)]
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def add(
     name: Name,
     file: File,
@@ -37,10 +39,13 @@ def add(
         Role, typer.Option(help="reader: sees everything; writer: also registers and deregisters; admin: everything.")
     ] = Role.WRITER,
     prefix: Annotated[
-        list[str] | None, typer.Option(help="A writer may only change services whose names begin so; can be repeated.")
+        list[str] | None,
+        typer.Option(help="A writer may only change services whose names begin so; can be repeated.", metavar="TEXT"),
     ] = None,
-    password_stdin: Annotated[bool, typer.Option(help="Read the password from standard input instead of asking for it.")] = False,
-    replace: Annotated[bool, typer.Option(help="Replace the user if there is one of this name.")] = False,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the user if there is one of this name.")] = False,
 ) -> None:
     """Add a user to the file, or make the file.
 
@@ -50,16 +55,13 @@ def add(
     try:
         users.add(file, name, role=role, prefixes=prefix or (), password=password, replace=replace)
     except users.UsersFileError as error:
-        _fail(error)
+        fail(error, code=EXIT_REFUSED)
     if len(password) < SHORT_PASSWORD:
-        typer.echo(
-            f"luna: the password is shorter than {SHORT_PASSWORD} characters and easy to guess: set a longer one with --replace",
-            err=True,
-        )
+        tell(f"the password is shorter than {SHORT_PASSWORD} characters and easy to guess: set a longer one with --replace")
     typer.echo(f"{name} is now a {role.value} in {file}. {RELOAD}")
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def remove(name: Name, file: File) -> None:
     """Remove a user from the file.
 
@@ -68,20 +70,22 @@ def remove(name: Name, file: File) -> None:
     try:
         users.remove(file, name)
     except users.UsersFileError as error:
-        _fail(error)
+        fail(error, code=EXIT_REFUSED)
     typer.echo(f"{name} is no longer in {file}. {RELOAD}")
 
 
-@app.command("list")
+@app.command("list", epilog=EXIT_CODES)
 def list_(file: File) -> None:
-    """List the users of the file: name, role and prefixes, with tabs between.
+    """List the users of the file.
+
+    Each is a line with name, role and prefixes, and tabs between.
 
     Example: luna user list --file users.toml
     """
     try:
         accounts = users.read(file)
     except users.UsersFileError as error:
-        _fail(error)
+        fail(error, code=EXIT_REFUSED)
     for user, _ in accounts.values():
         typer.echo(f"{user.name}\t{user.role.value}\t{' '.join(user.prefixes)}".rstrip())
 
@@ -90,15 +94,10 @@ def _piped() -> str:
     try:
         return sys.stdin.readline().rstrip("\n")
     except UnicodeDecodeError:
-        _fail("what standard input holds is not text in UTF-8")
+        fail("what standard input holds is not text in UTF-8", code=EXIT_REFUSED)
 
 
 def _asked() -> str:
     if not os.isatty(sys.stdin.fileno()):
-        _fail("there is no terminal to ask for the password on: use --password-stdin")
+        fail("there is no terminal to ask for the password on: use --password-stdin", code=EXIT_REFUSED)
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
-
-
-def _fail(error: object) -> NoReturn:
-    typer.echo(f"luna: {error}", err=True)
-    raise typer.Exit(EXIT_REFUSED)

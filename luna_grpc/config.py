@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX: Final = "LUNA_"
@@ -23,6 +24,7 @@ _WORDS: Final = {
     "string_too_short": "it must not be empty",
     "greater_than_equal": "the least is {ge}",
     "less_than_equal": "the most is {le}",
+    "string_pattern_mismatch": "it must be 1 to 64 letters, digits, '_', '.' or '-'",
     "literal_error": "it must be {expected}",
 }
 # Read by the examples and by commands that ask a registry; a machine may run a worker and a server.
@@ -95,6 +97,13 @@ class Settings(BaseSettings):
     state_file: str = Field(
         default="",
         description="File that keeps registrations over restarts, for example /var/lib/luna/state.db; empty: memory only.",
+    )
+    store: SecretStr = Field(
+        default=SecretStr(""),
+        description="Redis that replicas share, for example redis://localhost:6379/0; empty: the memory of this process.",
+    )
+    store_namespace: str = Field(
+        default="luna", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="What the keys in Redis begin with: one registry each."
     )
     shutdown_delay: float = Field(
         default=0.0, ge=0, le=3600, description="Seconds between saying NOT_SERVING and beginning to close."
@@ -174,6 +183,22 @@ class Settings(BaseSettings):
             raise ValueError("it is not text in UTF-8") from None
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it must be the URL of a Redis: redis://HOST:PORT/0, rediss://… with TLS, or unix:///PATH")
+        return value
+
+    @model_validator(mode="after")
+    def _one_store(self) -> Self:
+        if self.state_file and self.store.get_secret_value():
+            raise ValueError(
+                "--state-file / LUNA_STATE_FILE and --store / LUNA_STORE are both set: with a Redis, that keeps the registrations"
+            )
+        return self
+
     @model_validator(mode="after")
     def _whole_tls(self) -> Self:
         given = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(self, name)]
@@ -251,12 +276,7 @@ def load(flags: Mapping[str, object]) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(
-                _line(detail["loc"], detail["type"], detail["msg"], detail["input"], detail.get("ctx", {}))
-                for detail in error.errors()
-            )
-        ) from None
+        raise ConfigError("\n".join(_line(detail) for detail in error.errors())) from None
 
 
 def warnings(environment: Mapping[str, str]) -> Iterator[str]:
@@ -270,11 +290,15 @@ def warnings(environment: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "; luna serve --help lists them")
 
 
-def _line(location: tuple[int | str, ...], kind: str, message: str, value: object, context: Mapping[str, object]) -> str:
-    message = message.removeprefix("Value error, ")
-    if not location:
-        return message
-    name = str(location[0])
-    message = _WORDS[kind].format(**context) if kind in _WORDS else message
-    shown = "the value" if name == "auth_password" else repr(value)
-    return f"{flag(name)} / {variable(name)}: {shown} is wrong: {message}"
+def in_words(detail: ErrorDetails) -> str:
+    """Return what pydantic has found, in words for people."""
+    words = _WORDS.get(detail["type"])
+    return words.format(**detail.get("ctx", {})) if words else detail["msg"].removeprefix("Value error, ").removesuffix(".")
+
+
+def _line(detail: ErrorDetails) -> str:
+    if not detail["loc"]:
+        return in_words(detail)
+    name = str(detail["loc"][0])
+    shown = "the value" if name in {"auth_password", "store"} else repr(detail["input"])
+    return f"{flag(name)} / {variable(name)}: {shown} is wrong: {in_words(detail)}"

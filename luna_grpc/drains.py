@@ -4,6 +4,7 @@ A drain is of an id and not of a registration: neither heartbeats nor registerin
 Its end is a time of the wall clock, since it is said, shown and kept as one.
 """
 
+import heapq
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -15,7 +16,8 @@ LONGEST: Final = 30 * 24 * 3600.0
 """Seconds; what is to be out of service for longer is better deregistered."""
 MOST: Final = 10_000
 """Ids that may be drained at a time."""
-_NEVER: Final = float("inf")
+SPARE: Final = 64
+"""How many ends that are not true any more are kept in any case."""
 
 
 def checked(seconds: float) -> float:
@@ -27,7 +29,7 @@ def checked(seconds: float) -> float:
     """
     if not 1 <= seconds <= LONGEST:
         raise InvalidArgumentError(
-            f"duration is {seconds:g} s; a drain lasts at least 1 s and at most {LONGEST:g} s (30 days)", field="duration"
+            f"duration is {seconds:g} s; a drain lasts at least 1 s and at most {LONGEST:.0f} s (30 days)", field="duration"
         )
     return seconds
 
@@ -37,7 +39,9 @@ class Drains(Mapping[str, int]):
 
     def __init__(self, ends: Mapping[str, int] | None = None) -> None:
         self._ends = dict(ends or {})
-        self._next = min(self._ends.values(), default=_NEVER)
+        # Soonest first. Some are not true any more: those whose id has another end now, or none.
+        self._queue: list[tuple[int, str]] = []
+        self._sort()
 
     def __getitem__(self, instance_id: str) -> int:
         """Return when the drain of an id ends."""
@@ -64,15 +68,24 @@ class Drains(Mapping[str, int]):
     def add(self, instance_id: str, until: int) -> None:
         """Drain an id; one that is drained gets another end."""
         self._ends[instance_id] = until
-        self._next = min(self._ends.values()) if until > self._next else until
+        heapq.heappush(self._queue, (until, instance_id))
+        if len(self._queue) > 2 * len(self._ends) + SPARE:
+            self._sort()
 
     def remove(self, instance_id: str) -> None:
         """End the drain of an id; nothing happens when there is none."""
-        if self._ends.pop(instance_id, _NEVER) == self._next:
-            self._next = min(self._ends.values(), default=_NEVER)
+        self._ends.pop(instance_id, None)
 
-    def over(self, wall_ms: int) -> list[str]:
-        """Return the ids whose drains have come to their end by a time of the wall clock; they are not removed."""
-        if wall_ms < self._next:
-            return []
-        return [instance_id for instance_id, until in self._ends.items() if until <= wall_ms]
+    def over(self, wall_ms: int, limit: int) -> list[str]:
+        """Remove and return the ids whose drains have ended by a time of the wall clock, `limit` at most."""
+        over: list[str] = []
+        while self._queue and self._queue[0][0] <= wall_ms and len(over) < limit:
+            until, instance_id = heapq.heappop(self._queue)
+            if self._ends.get(instance_id) == until:
+                del self._ends[instance_id]
+                over.append(instance_id)
+        return over
+
+    def _sort(self) -> None:
+        self._queue = [(until, instance_id) for instance_id, until in self._ends.items()]
+        heapq.heapify(self._queue)

@@ -5,7 +5,7 @@ entries are kept, of all services together: some 9 MB, and 31 MB with names and 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -80,7 +80,6 @@ class Journal:
         self._wall_ms = wall_ms
         self._capacity = capacity
         self._entries: deque[Entry] = deque()
-        self._of_service: dict[str, deque[Entry]] = {}
         self.number = 0
         """Of the latest entry."""
         self.known_since = wall_ms()
@@ -120,13 +119,15 @@ class Journal:
         """Yield all entries, latest first. Not to be carried across a suspension."""
         return reversed(self._entries)
 
-    def of_service(self, name: str) -> Sequence[Entry]:
+    # To walk all entries takes a millisecond, and only pages ask: an index would cost every change more than that saves.
+
+    def of_service(self, name: str) -> list[Entry]:
         """Return the entries of a service, oldest first."""
-        return self._of_service.get(name, ())
+        return [entry for entry in self._entries if entry.service == name]
 
     def of_instance(self, instance_id: str, name: str) -> list[Entry]:
         """Return the entries of an instance in a service, oldest first."""
-        return [entry for entry in self.of_service(name) if entry.instance_id == instance_id]
+        return [entry for entry in self._entries if entry.instance_id == instance_id and entry.service == name]
 
     def last_of(self, instance_id: str) -> Entry | None:
         """Return the latest entry of an instance, whatever service it was in."""
@@ -134,16 +135,6 @@ class Journal:
 
     def _append(self, entry: Entry) -> None:
         self.number = entry.number
-        entries, of_service = self._entries, self._of_service
-        entries.append(entry)
-        group = of_service.get(entry.service)
-        if group is None:
-            group = of_service[entry.service] = deque()
-        group.append(entry)
-        if len(entries) > self._capacity:
-            gone = entries.popleft()
-            self.known_since = gone.at
-            group = of_service[gone.service]
-            group.popleft()  # the oldest of all is the oldest of its service too
-            if not group:
-                del of_service[gone.service]
+        self._entries.append(entry)
+        if len(self._entries) > self._capacity:
+            self.known_since = self._entries.popleft().at

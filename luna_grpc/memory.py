@@ -72,6 +72,7 @@ class MemoryStore:
         self._status_changes = StatusChanges()
         self._leases: LeaseQueue[Registration] = LeaseQueue()
         self._evictions = Evictions(evict_after)
+        self.stale_since: float | None = None  # what is known here is always the truth
         # From the wall clock, so that no restart ever hands out a generation again.
         self._last_generation = clock.wall_ms() * 1000
 
@@ -155,6 +156,10 @@ class MemoryStore:
         for registration in registrations:
             if registration.live:
                 self._end(registration, reason, now, actor)
+
+    async def heard_only_here(self, registrations: Iterable[Registration]) -> list[Registration]:
+        """Return all of them: there are no other replicas."""
+        return list(registrations)
 
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance."""
@@ -257,9 +262,10 @@ class MemoryStore:
                 if not registration.changing:  # else it may come back, and would find its place taken
                     self._remove(registration, ITSELF, Change.EVICTED)
                     evicted += 1
-        for instance_id in self._drains.over(self._clock.wall_ms()):
+        over = self._drains.over(self._clock.wall_ms(), limit)
+        for instance_id in over:
             self._undrain(instance_id, ITSELF)
-        return Swept(len(due), evicted, more=self._leases.pending(now) or evicted == limit, late=late)
+        return Swept(len(due), evicted, more=self._leases.pending(now) or limit in (evicted, len(over)), late=late)
 
     # The steps that the changes are made of
 

@@ -99,6 +99,10 @@ class Metrics:
             {(ServiceStatus.UP,): totals.services_up, (ServiceStatus.DOWN,): totals.services - totals.services_up},
         )
 
+        yield Gauge(
+            "luna_drained", "Ids that an operator took out of service, registered or not.", len(self._registry.store.drains())
+        )
+
     def _asked(self) -> Iterator[Metric]:
         registry = self._registry
         yield _labelled(

@@ -96,6 +96,7 @@ class Registry:
         self.loading = False
         """While True the store does not know everything that it knew before the start; nobody is to be answered."""
         self._warm_at = clock.now() + policy.warmup
+        store.feed.observe_restarts(self._warm_up_again)
         self._held_since: float | None = None  # the first of the stalls that hold now
 
     def check_loaded(self) -> None:
@@ -276,8 +277,7 @@ class Registry:
 
     def time_left(self, registration: Registration) -> float:
         """Return after how many seconds the lease ends unless it is renewed; 0 when it has ended, or is about to."""
-        ends = max(registration.deadline, self.store.held_until)
-        return max(0.0, ends - self._clock.now()) if registration.live else 0.0
+        return max(0.0, max(registration.deadline, self.store.held_until) - self._clock.now()) if registration.live else 0.0
 
     # Watching
 
@@ -298,7 +298,16 @@ class Registry:
             raise InvalidArgumentError(f"{len(wanted)} names are given; at most {MAX_WATCHED_NAMES} are allowed", field="names")
         return self.store.feed.watch(wanted, token, wake)
 
+    @property
+    def stale_for(self) -> float:
+        """For how many seconds what is known here may be out of date already, because what replicas share is away; 0: it is not."""
+        since = self.store.stale_since
+        return 0.0 if since is None else self._clock.now() - since
+
     # Time
+
+    def _warm_up_again(self) -> None:
+        self._warm_at = self._clock.now() + self.policy.warmup
 
     @property
     def held(self) -> bool:
@@ -337,7 +346,5 @@ class Registry:
         Stalls that follow each other closely hold for no more than `MAX_HOLD` TTLs of listening in all: a registry that stalls
         again and again must still find out who is gone.
         """
-        if self._held_since is None:
-            self._held_since = now
-        ttl = self.policy.ttl
-        self.store.hold(min(now + ttl, self._held_since + MAX_HOLD * ttl))
+        self._held_since = now if self._held_since is None else self._held_since
+        self.store.hold(min(now + self.policy.ttl, self._held_since + MAX_HOLD * self.policy.ttl))

@@ -28,6 +28,7 @@ from luna_grpc.capacity import Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.durable import DurableStore
+from luna_grpc.errors import UnavailableError
 from luna_grpc.leases import LeasePolicy
 from luna_grpc.logs import ChangeLog
 from luna_grpc.memory import MemoryStore
@@ -49,6 +50,10 @@ class CannotListenError(Exception):
     """A port cannot be had; the message says which one and what to do."""
 
 
+class StoreError(Exception):
+    """The store that replicas share cannot be had; the message says why and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A server that answers on both doors."""
@@ -60,8 +65,8 @@ class Running:
     certificates: Certificates | None
     grpc_port: int
     rest_port: int
-    sweeper: asyncio.Task[None]
-    """Runs for as long as the server does."""
+    essential: tuple[asyncio.Task[None], ...]
+    """What runs for as long as the server does: the sweeper, and what a store has beside it."""
 
 
 def run(settings: Settings, stdout: TextIO = sys.stdout) -> None:
@@ -95,9 +100,19 @@ async def _serve(settings: Settings, stdout: TextIO) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         scheme = "http" if server.certificates is None else "https"
         print(f"luna: ready rest={scheme}://{host}:{server.rest_port} grpc={host}:{server.grpc_port}", file=stdout, flush=True)
+
+        def failed(task: asyncio.Task[None]) -> None:
+            log.error(
+                "stopping, for a part of the registry has failed", exc_info=task.exception() if not task.cancelled() else None
+            )
+            stop.set()
+
         # Without its sweeper a registry would list the dead as alive: then it is better to stop.
-        server.sweeper.add_done_callback(lambda _: stop.set())
+        for task in server.essential:
+            task.add_done_callback(failed)
         await stop.wait()
+        for task in server.essential:
+            task.remove_done_callback(failed)
         for number in STOP:
             signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
         log.info("stopping", instances=server.registry.store.count())
@@ -154,9 +169,11 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             renew = partial(certificates.renew, partial(_renew, grpc_server, rest_server))
             await stack.enter_async_context(_beside(reported("certificates", renew)))
         await stack.enter_async_context(_beside(reported("open files", files.watch_forever)))
+        # Only the store that replicas share has any, and its module takes a client that may not be there.
+        essential = (sweeper, *getattr(store, "beside", ()))
         grpc_server.serving()
         rest_server.ready = True
-        yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, sweeper)
+        yield Running(registry, grpc_server, rest_server, authenticator, certificates, grpc_port, rest_port, essential)
         rest_server.ready = False
         grpc_server.not_serving()
         await asyncio.sleep(settings.shutdown_delay)
@@ -226,6 +243,10 @@ def _reload_users(settings: Settings, authenticator: Authenticator) -> None:
 @asynccontextmanager
 async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIterator[MemoryStore]:
     capacity = Capacity(settings.max_instances, settings.max_instances_per_service)
+    if settings.store.get_secret_value():
+        async with _shared_store(settings, clock, capacity) as shared:
+            yield shared
+        return
     if not settings.state_file:
         yield MemoryStore(clock, evict_after=settings.evict_after, capacity=capacity, warming=warming)
         return
@@ -236,6 +257,29 @@ async def _store(settings: Settings, clock: Clock, *, warming: bool) -> AsyncIte
     gc.freeze()
     try:
         yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _shared_store(settings: Settings, clock: Clock, capacity: Capacity) -> AsyncIterator[MemoryStore]:
+    try:
+        from luna_grpc.redis_link import Link  # noqa: PLC0415 - whoever has one process needs none of it
+        from luna_grpc.redis_store import RedisStore  # noqa: PLC0415 - whoever has one process needs none of it
+    except ImportError as error:
+        raise StoreError(f"{variable('store')} takes the client for Redis: pip install 'luna-grpc[redis]'") from error
+    store = RedisStore(
+        clock,
+        Link(settings.store.get_secret_value(), settings.store_namespace),
+        ttl=settings.lease_ttl * (1 + settings.lease_slack),
+        evict_after=settings.evict_after,
+        capacity=capacity,
+    )
+    try:
+        await store.start()
+        yield store
+    except UnavailableError as error:
+        raise StoreError(f"{error}: start it, or name another one with {flag('store')} or {variable('store')}") from error
     finally:
         await store.close()
 

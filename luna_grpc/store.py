@@ -135,6 +135,10 @@ class Store(Protocol):
     def journal(self) -> Journal:
         """What happened of late."""
 
+    @property
+    def stale_since(self) -> float | None:
+        """Monotonic seconds from which on what is known here may be out of date; None: it is not."""
+
     # Reading: synchronous, local, never changes anything.
 
     def get(self, instance_id: str) -> Registration | None:
@@ -212,6 +216,9 @@ class Store(Protocol):
     async def end(self, registrations: Iterable[Registration], reason: StatusReason, *, now: float, actor: Actor) -> None:
         """End the leases of those registrations that are still live; the time until they are evicted counts from `now`."""
 
+    async def heard_only_here(self, registrations: Iterable[Registration]) -> list[Registration]:
+        """Return those of which no other replica has heard since this one did: only they may be taken down for what broke here."""
+
     async def deregister(self, instance_id: str, *, generation: int, actor: Actor) -> None:
         """Remove an instance.
 
@@ -253,5 +260,5 @@ class Store(Protocol):
     async def sweep(self, now: float, limit: int) -> Swept:
         """End what has run out by `now` and evict what ended long ago, looking at no more than `limit` of each.
 
-        Drains whose time is over end too.
+        Drains whose time is over end too, no more than `limit` of them.
         """

@@ -112,6 +112,15 @@ class HeartbeatStream:
         self._bound.clear()  # the registrations still name this stream as their holder: leave no cycle behind
         return held if broken and self.on_disconnect is not OnDisconnect.KEEP and not self._registry.deaf else []
 
+    async def heard_only_here(self, held: list[Registration]) -> list[Registration]:
+        """Leave out those whose client goes on at another replica.
+
+        Raises:
+            UnavailableError: nobody can tell now.
+
+        """
+        return await self._registry.store.heard_only_here(held) if held else held
+
     async def take_down(self, registration: Registration) -> None:
         """Do what `on_disconnect` asks, unless someone else has renewed the lease meanwhile."""
         if not self._holds(registration):

@@ -22,6 +22,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from luna_grpc.access import Role, User
 from luna_grpc.auth import Account
+from luna_grpc.config import in_words
 
 MAX_PASSWORD: Final = 1024
 """Characters."""
@@ -154,8 +155,7 @@ def _account(path: str, name: str, entry: object) -> Account:
     except ValidationError as error:
         wrong = error.errors()[0]
         where = "".join(f", {part}" for part in wrong["loc"][:1])
-        message = wrong["msg"].removeprefix("Value error, ")
-        raise UsersFileError(f"the users file {path}, user {name!r}{where}: {message}") from None
+        raise UsersFileError(f"the users file {path}, user {name!r}{where}: {in_words(wrong)}") from None
     return Account(User(name, said.role, said.prefixes), said.hash)
 
 

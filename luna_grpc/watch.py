@@ -79,6 +79,7 @@ class Feed:
         self._of_all: dict[Watcher, None] = {}
         self._of_name: dict[str, dict[Watcher, None]] = {}
         self._observers: list[Callable[[Event], None]] = []
+        self._of_restarts: list[Callable[[], None]] = []
         self.removals = 0
         """How many of the changes since the start were removals."""
         self.sent_back_to_log = 0
@@ -89,6 +90,10 @@ class Feed:
     def observe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer`, which must be quick and must not raise, with every event from now on."""
         self._observers.append(observer)
+
+    def observe_restarts(self, observer: Callable[[], None]) -> None:
+        """Call `observer`, which must not raise, whenever another log has begun: what was known before may be lost."""
+        self._of_restarts.append(observer)
 
     def publish(self, type_: EventType, instance: Instance, last_heartbeat: int, actor: Actor, change: Change) -> None:
         """Give a change the next revision, log it and offer it to the watchers of its service."""
@@ -125,6 +130,17 @@ class Feed:
         self.warming = False
         for watcher in self.watchers():
             watcher.remind()
+
+    def restart(self, log_id: str, revision: int, *, warming: bool) -> None:
+        """Begin another log at a revision: whoever watches is given the present state once more; see `warming`."""
+        self.log_id, self.revision = log_id, revision
+        self.warming = self.warming or warming
+        self._log.clear()
+        self._log_characters = 0
+        for watcher in self.watchers():
+            watcher.start_over(foreign=warming)
+        for observer in self._of_restarts:
+            observer()
 
     def watchers(self) -> list["Watcher"]:
         """Return every watcher once."""
@@ -210,6 +226,13 @@ class Watcher:
             self._start_over()
         else:
             self._revision = revision
+
+    def start_over(self, *, foreign: bool) -> None:
+        """Forget what was told; `foreign`: that was of an earlier life of the registry (called by the feed)."""
+        self._foreign = self._foreign or foreign
+        self._queue.clear()
+        self._start_over()
+        self._notify()
 
     def close(self) -> None:
         """Stop watching; a second call does nothing."""

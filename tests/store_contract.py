@@ -468,14 +468,14 @@ class StoreContract:
         later = await self.drained(store, "a:h:2")
         await store.drain("a:h:2", until=self.UNTIL + 1000, actor=ALICE)
         clock.epoch_ms = self.UNTIL - 1
-        await store.sweep(1, 10)
+        await store.sweep(0, 10)
         assert drained.instance.drained_until == self.UNTIL
         clock.epoch_ms = self.UNTIL
-        await store.sweep(1, 10)
+        await store.sweep(0, 10)
         assert (drained.instance.status, later.instance.status) == (Status.OK, Status.DOWN)
         assert (recorder.events[-1].change, recorder.events[-1].actor) == (Change.UNDRAINED, ITSELF)
         clock.epoch_ms = self.UNTIL + 1000
-        await store.sweep(1, 10)
+        await store.sweep(0, 10)
         assert (later.instance.status, dict(store.drains())) == (Status.OK, {})
 
     async def test_an_id_that_is_gone_can_be_undrained(self, store: Store) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, NoReturn, Self, TypeAlias, cast
 
 import grpc
 import pytest
@@ -28,6 +29,29 @@ Stub: TypeAlias = "registry_pb2_grpc.RegistryAsyncStub"  # a class that only the
 SOAK = "LUNA_SOAK" in os.environ
 """Whether tests are to take the time that they need; see docs/reliability.md."""
 READY = re.compile(r"luna: ready rest=(https?://(\S+):(\d+)) grpc=(\S+):(\d+)\n")
+
+
+HINTS = {
+    "grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest",
+    "ip": "apt install iproute2",
+    "nft": "apt install nftables",
+    "promtool": "apt install prometheus",
+}
+"""How to install, on Debian and Ubuntu, what is not in a package of its own name."""
+
+
+def need(*tools: str, hints: Mapping[str, str] = HINTS) -> None:
+    """Skip a test without these programs, and say how to install what is missing; in CI it fails."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            not_here(f"{tool} is missing: {hints.get(tool, f'apt install {tool}')}")
+
+
+def not_here(reason: str) -> NoReturn:
+    """Skip a test that this machine cannot run; in CI it has to run, and fails."""
+    if "CI" in os.environ:
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class FakeClock(Clock):

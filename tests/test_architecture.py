@@ -15,6 +15,7 @@ RULES: list[tuple[str, set[str]]] = [
     ("luna_grpc/serve.py", {"gateway", "uvloop"}),
     ("luna_grpc/sweeper.py", {"asyncio"}),
     ("luna_grpc/metrics.py", {"prometheus_client"}),
+    ("luna_grpc/redis_link.py", {"redis"}),
     ("luna_grpc/*", set()),
     ("gateway/*", {"aiohttp", "gateway"}),
 ]
@@ -113,6 +114,7 @@ def test_the_tree_keeps_the_rules() -> None:
         ("luna_grpc/cli.py", "import grpc"),
         ("luna_grpc/registry.py", "from prometheus_client import Counter"),
         ("luna_grpc/metrics.py", "import gateway.app"),
+        ("luna_grpc/redis_store.py", "import redis"),
         ("luna_grpc/client/runner.py", "from luna_grpc.registry import Registry"),
         ("luna_grpc/client/session.py", "import grpc"),
         ("luna_grpc/client/session.py", "import threading"),

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.errors import CODES, STATUS
 from luna_grpc.config import Settings, flag, variable
 from luna_grpc.serve import Running, running
-from support import Luna, basic, clean_environment, luna, session, settings_for_tests
+from support import Luna, basic, clean_environment, luna, need, session, settings_for_tests
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,8 +25,6 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 """Where the shell finds `luna` too."""
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
-HINTS = {"grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest"}
-"""How to install what is not installed under its own name."""
 PROTO = (ROOT / "proto/luna/registry/v1/registry.proto").read_text()
 
 FILES = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", OPERATIONS, re.DOTALL))
@@ -43,6 +40,12 @@ def test_every_setting_stands_in_operations_with_its_default() -> None:
         assert flag_in_docs == flag(name)
         if isinstance(field.default, str | int | float) and field.default is not False:
             assert default == (f"`{field.default}`" if field.default != "" else "none")
+
+
+def test_other_ports_are_told_to_those_who_ask() -> None:
+    """The README moves the gRPC port, and says where clients look for it then."""
+    [port] = re.findall(r"make run .*LUNA_GRPC_PORT=(\d+)", README)
+    assert f"export LUNA_ADDRESS=127.0.0.1:{port}" in README
 
 
 def test_every_route_stands_in_the_api(server: Running) -> None:
@@ -106,9 +109,7 @@ def test_the_rules_for_alerts_ask_for_what_there_is(metrics: str) -> None:
 
 def test_prometheus_takes_the_rules_and_the_configuration(metrics: str, tmp_path: Path) -> None:
     """By the word of its own tool, which also has an opinion on names of metrics."""
-    if shutil.which("promtool") is None:
-        assert "CI" not in os.environ, "promtool is missing"
-        pytest.skip("promtool is missing: on Debian and Ubuntu apt install prometheus")
+    need("promtool")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     for arguments in (["rules", "luna.yml"], ["config", "--syntax-only", "prometheus.yml"], ["metrics"]):
@@ -150,17 +151,9 @@ def test_the_contents_of_operations_name_its_headings() -> None:
     assert listed == [(heading, re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")) for heading in headings]
 
 
-def _needs(*tools: str) -> None:
-    """Skip a test whose tools are not there; in CI they have to be."""
-    for tool in tools:
-        if shutil.which(tool) is None:
-            assert "CI" not in os.environ, f"{tool} is missing"
-            pytest.skip(f"{tool} is missing: {HINTS.get(tool, f'install {tool}')}")
-
-
 async def test_the_blocks_of_the_readme_run(server: Running) -> None:
     """Word for word, one after the other, against a real server; only the ports differ."""
-    _needs("curl", "grpcurl")
+    need("curl", "grpcurl")
     blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     outputs = [await run(block, server) for block in blocks]
     assert len(outputs) == 5
@@ -175,7 +168,7 @@ async def test_the_blocks_of_the_readme_run(server: Running) -> None:
 
 async def test_grpcurl_describes_the_service(server: Running) -> None:
     """Through reflection, which needs credentials; health needs none."""
-    _needs("grpcurl")
+    need("grpcurl")
     credentials = "-H 'authorization: Basic YWRtaW46'"
     assert "luna.registry.v1.Registry" in await run(f"grpcurl -plaintext {credentials} localhost:50051 list", server)
     described = await run(f"grpcurl -plaintext {credentials} localhost:50051 describe luna.registry.v1.Registry", server)
@@ -187,7 +180,7 @@ async def test_grpcurl_describes_the_service(server: Running) -> None:
 
 async def test_the_blocks_about_tls_run(tmp_path: Path) -> None:
     """Word for word, in one folder, each against the server that was started before it; only the ports differ."""
-    _needs("curl", "grpcurl", "openssl")
+    need("curl", "grpcurl", "openssl")
     async with section("TLS", tmp_path) as (_, outputs):
         _, asked, in_use, added, certified, ready = outputs
     for answers in (asked, certified):
@@ -199,7 +192,7 @@ async def test_the_blocks_about_tls_run(tmp_path: Path) -> None:
 
 async def test_the_blocks_about_users_run(tmp_path: Path) -> None:
     """Word for word, as above; only the process that is told of a change is that of the test."""
-    _needs("curl")
+    need("curl")
     async with section("Users and roles", tmp_path) as (server, outputs):
         added, asked, removed = outputs
         assert added.endswith("orders-ci\twriter\torders\ngrafana\treader\n")

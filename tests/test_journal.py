@@ -42,7 +42,7 @@ def test_the_oldest_make_room(journal: Journal) -> None:
     for instance_id in ("a:h:1", "b:h:1", "b:h:2", "b:h:3", "b:h:4"):
         journal.note(event(instance_id))
     assert [entry.instance_id for entry in journal.latest()] == ["b:h:4", "b:h:3", "b:h:2"]
-    assert ([entry.number for entry in journal.of_service("b")], journal.of_service("a")) == ([3, 4, 5], ())
+    assert ([entry.number for entry in journal.of_service("b")], journal.of_service("a")) == ([3, 4, 5], [])
     assert journal.known_since == 102
 
 

@@ -298,12 +298,21 @@ async def a_lost_disk(house: House) -> None:
         await house.register("a:h:1")
 
 
+async def a_drain(house: House) -> None:
+    """Drain one of two instances; it is counted also when it has left."""
+    await house.post("a:h:1")
+    await house.post("a:h:2")
+    await house.stub.DrainInstance(pb.DrainInstanceRequest(instance_id="a:h:1"))
+    await house.rest.delete(f"{INSTANCES}a:h:1")
+
+
 SHORT: Final[dict[str, object]] = {"lease_ttl": 0.5}
 STATE: Final[dict[str, object]] = {"state_file": "TMP/state.db"}
 CASES: Final[dict[str, Case]] = {
     "luna_build_info": Case("gauge", nothing, {}),
     "luna_instances": Case("gauge", registrations, {'luna_instances{status="OK"}': 1, 'luna_instances{status="DOWN"}': 2}),
     "luna_services": Case("gauge", registrations, {'luna_services{status="UP"}': 1, 'luna_services{status="DOWN"}': 1}),
+    "luna_drained": Case("gauge", a_drain, {"luna_drained": 1}),
     "luna_registrations_total": Case(
         "counter", registrations, {'luna_registrations_total{door="rest"}': 1, 'luna_registrations_total{door="grpc"}': 2}
     ),

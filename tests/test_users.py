@@ -165,7 +165,12 @@ async def test_users_are_added_listed_and_removed(file: Path) -> None:
         (["add", "carol", "--password-stdin"], b"\xff\n", 1, "text in UTF-8"),
         (["add", "carol"], b"", 1, "there is no terminal to ask for the password on: use --password-stdin"),
         (["add", "carol", "--role", "reader", "--prefix", "x", "--password-stdin"], b"x\n", 1, "only a writer can have prefixes"),
-        (["add", "carol", "--role", "boss", "--password-stdin"], b"x\n", 2, "boss"),
+        (
+            ["add", "carol", "--role", "boss", "--password-stdin"],
+            b"x\n",
+            2,
+            "': 'boss' is not one of 'reader', 'writer', 'admin'\n",
+        ),
         (["remove", "carol"], b"", 1, "has no user 'carol'; it has: alice, bob"),
         (["remove"], b"", 2, "Missing argument"),
     ],

@@ -3,15 +3,15 @@
 It is the chromium of the system. A page can reach the server under test and pages of the test's own, and nothing else.
 """
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
-import pytest
 from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Route, async_playwright
 from yarl import URL
+
+from support import need
 
 EVIL = "evil.example"
 """A name of loopback, for the browser only: another site."""
@@ -76,15 +76,12 @@ Visits: TypeAlias = Callable[..., Awaitable[Visit]]
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Run the chromium of the system."""
-    path = shutil.which("chromium")
-    if path is None:
-        assert "CI" not in os.environ, "chromium is missing"
-        pytest.skip("chromium is missing: apt install chromium")
+    need("chromium")
     names = f"MAP {EVIL} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
     async with async_playwright() as playwright:
         # As root, as in containers, its own sandbox does not work.
         arguments = ["--no-sandbox", f"--host-resolver-rules={names}"]
-        browser = await playwright.chromium.launch(executable_path=path, args=arguments)
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         yield browser
         await browser.close()
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from luna_grpc.client import errors
 from luna_grpc.client.endpoint import Endpoint
-from luna_grpc.client.errors import ClientError, UnavailableError
+from luna_grpc.client.errors import ClientError, LimitError, UnavailableError
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
 
@@ -22,7 +22,7 @@ PAGE_SIZE: Final = 500
 _STEPS: Final = {
     "http1": "something else does, perhaps its REST door; take the address behind grpc= in the line that luna serve prints",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; name the file of its CA with --tls-ca or LUNA_TLS_CA",
-    "Socket closed": "the connection was closed at once; it may want TLS (--tls, --tls-ca) or a client certificate (--tls-cert)",
+    "Socket closed": "the connection was closed at once; it may want TLS (--tls-ca) or a client certificate (--tls-client-cert)",
 }
 _START: Final = "start one with luna serve, or name another one with --address or LUNA_ADDRESS"
 NOT_THERE: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -133,6 +133,8 @@ class Calls:
         final = errors.final(code.value[0], details)
         if isinstance(final, errors.CredentialsError | errors.NotAllowedError):
             return final
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return LimitError(details)
         return RefusedError(details or code.name)
 
 

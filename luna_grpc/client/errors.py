@@ -30,6 +30,10 @@ class UnavailableError(ClientError):
     """No registry answered in time. It may be away; trying again later can help."""
 
 
+class LimitError(UnavailableError):
+    """The registry has reached a limit, which the message names. Trying again later can help."""
+
+
 class CredentialsError(ClientError):
     """The registry does not know the user, or the password is wrong. Check LUNA_AUTH_USERNAME and LUNA_AUTH_PASSWORD."""
 
@@ -88,6 +92,11 @@ _FINAL_AT_FIRST: Final[dict[int, tuple[type[ClientError], str]]] = _FINAL | {
         "something else than a Luna registry answers: check LUNA_ADDRESS, whose port is the one of gRPC",
     ),
 }
+
+
+def passing(code: int, message: str) -> UnavailableError:
+    """Return the error that a google.rpc code stands for when another try may succeed."""
+    return LimitError(message) if code == RESOURCE_EXHAUSTED else UnavailableError(message)
 
 
 def final(code: int, message: str, *, first: bool = False) -> ClientError | None:

@@ -15,6 +15,7 @@ from luna_grpc.client.errors import (
     AlreadyRegisteredError,
     ClientError,
     ConfigurationError,
+    LimitError,
     StoppedError,
     UnavailableError,
 )
@@ -116,7 +117,7 @@ class Registration:
             InvalidArgumentError: the registry does not accept what is said of the instance.
             NotALunaError: something else answers at the address.
             NotAllowedError: the user may not register this.
-            UnavailableError: no registry answered within `wait` seconds.
+            UnavailableError: no registry answered within `wait` seconds; a LimitError, if it only had no room for that long.
 
         """
         self._begin()
@@ -319,6 +320,8 @@ class Registration:
         reason = self._error or f"no answer within {self._wait:g} s"
         self._leave(patience=0)
         self._over()
+        if isinstance(reason, LimitError):
+            return reason
         return UnavailableError(f"no registry at {self._endpoint.address} ({reason}); see that it runs, or try again with wait=0")
 
     def _leave(self, drain: float = 0.0, patience: float = PATIENCE) -> None:

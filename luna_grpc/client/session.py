@@ -89,7 +89,7 @@ class Session:
         if error is not None:
             self._lose(held, error)
         else:
-            held.error = errors.UnavailableError(message)
+            held.error = errors.passing(code, message)
             self._try_again(now, held, connection, code, message)
 
     def deregistered(self, now: float, connection: int, instance_id: str, code: int, message: str) -> None:
@@ -291,7 +291,7 @@ class Session:
             if error is not None:
                 self._lose(held, error)
             else:
-                held.error = errors.UnavailableError(message or "the registry has ended the connection")
+                held.error = errors.passing(code, message or "the registry has ended the connection")
 
     def _finish(self, now: float) -> None:
         line = self._lines.line

@@ -28,14 +28,18 @@ class Stream(Protocol):
 
 
 class Streams:
-    """The open streams of one kind; `max_age` is in seconds, 0 for ever. `count` counts those of other kinds with them."""
+    """The open streams of one kind; `max_age` is in seconds, 0 for ever. `count` counts those of other kinds with them.
 
-    def __init__(self, kind: str, limit: int, count: StreamCount, max_age: float = 0.0) -> None:
+    `setting` is the variable that sets the limit, if there is one.
+    """
+
+    def __init__(self, kind: str, limit: int, count: StreamCount, max_age: float = 0.0, *, setting: str = "") -> None:
         self.limit = limit
         """How many may be open at a time."""
         self._count = count
         self._max_age = max_age
         self._kind = kind
+        self._setting = f" ({setting})" if setting else ""
         self._open: dict[Stream, Actor] = {}
         self._draining = False
         self._empty = asyncio.Event()
@@ -64,7 +68,8 @@ class Streams:
             raise UnavailableError("this server is shutting down; open the stream elsewhere", retry_after=AWAY)
         if len(self._open) >= self.limit:
             raise ResourceExhaustedError(
-                f"{self.limit} {self._kind} are open already, the most that this server takes", retry_after=FREE_AFTER
+                f"{self.limit} {self._kind} are open already, the most that this server takes{self._setting}",
+                retry_after=FREE_AFTER,
             )
         self._count.add(actor.peer)
         self._open[stream] = actor

@@ -61,17 +61,23 @@ class Message:
         """How many of its changes are under way."""
 
 
+class Terms:
+    """What every heartbeat is answered with, written once: the terms of all leases. Another epoch makes others."""
+
+    lease: pb.Lease
+    heard: pb.HeartbeatResponse
+    answered: bytes
+    """A StreamHeartbeatsResponse that holds nothing else; see `convert.event` for what it is joined with."""
+
+
 class HeartbeatCall:
     """One call of StreamHeartbeats."""
 
-    def __init__(self, stream: HeartbeatStream, lease: bytes, context: Context, refusals: Counter[str]) -> None:
-        """`lease` is a StreamHeartbeatsResponse that holds nothing else, as bytes; see `convert.event` for what it is joined with.
-
-        `refusals` counts the heartbeats that are refused, by their code.
-        """
+    def __init__(self, stream: HeartbeatStream, terms: Terms, context: Context, refusals: Counter[str]) -> None:
+        """`refusals` counts the heartbeats that are refused, by their code."""
         self._refusals = refusals
         self._stream = stream
-        self._lease = lease
+        self._terms = terms
         self._context = context
         self._handled = 0  # the sequence of the last message of which all has been done, and of all before it
         self._answered = 0  # the same, of the last message whose failures have all been told
@@ -108,6 +114,10 @@ class HeartbeatCall:
             await self._take_down(self._stream.close(broken=broken and not self._ending))
 
     async def _take_down(self, held: list[Registration]) -> None:
+        try:
+            held = await self._stream.heard_only_here(held)
+        except UnavailableError:  # the others cannot be asked; then their leases end in time
+            return
         for part in _slices(held):
             await asyncio.gather(*map(self._stream.take_down, part))
         if held:
@@ -295,7 +305,7 @@ class HeartbeatCall:
             self._answered = self._handled
             self._owed = 0
         answer.sequence = self._answered
-        return self._lease + answer.SerializeToString()
+        return self._terms.answered + answer.SerializeToString()
 
 
 def _slices(things: Sequence[T]) -> Sequence[Sequence[T]]:

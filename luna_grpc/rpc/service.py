@@ -5,7 +5,7 @@ from typing import Final
 
 from luna_grpc import drains
 from luna_grpc.access import Action
-from luna_grpc.config import Settings
+from luna_grpc.config import Settings, variable
 from luna_grpc.errors import InvalidArgumentError
 from luna_grpc.model import Actor, Status
 from luna_grpc.pacing import OneAtATime
@@ -14,7 +14,7 @@ from luna_grpc.rpc import convert
 from luna_grpc.rpc.drain import Streams
 from luna_grpc.rpc.errors import Context, Handler
 from luna_grpc.rpc.guard import Guard
-from luna_grpc.rpc.heartbeats import HeartbeatCall
+from luna_grpc.rpc.heartbeats import HeartbeatCall, Terms
 from luna_grpc.rpc.limits import StreamCount
 from luna_grpc.rpc.listing import list_services
 from luna_grpc.rpc.watches import WatchCall
@@ -34,12 +34,21 @@ class RegistryService:
         self._settings = settings
         self._listing = OneAtATime()
         self._catching_up = OneAtATime()
-        self._lease = convert.lease(registry.policy, registry.store.epoch)
-        # What every answer of a heartbeat stream begins with.
-        self._answered = pb.StreamHeartbeatsResponse(lease=self._lease).SerializeToString()
-        self._heard = pb.HeartbeatResponse(lease=self._lease)  # the answer to every heartbeat that comes in a call of its own
-        self.heartbeat_streams = Streams("heartbeat streams", settings.max_heartbeat_streams, count, settings.max_connection_age)
-        self.watches = Streams("watches", settings.max_watchers, count, settings.max_connection_age)
+        self._terms = Terms()
+        registry.store.feed.observe_restarts(self._say_terms)
+        self._say_terms()
+        age = settings.max_connection_age
+        self.heartbeat_streams = Streams(
+            "heartbeat streams", settings.max_heartbeat_streams, count, age, setting=variable("max_heartbeat_streams")
+        )
+        self.watches = Streams("watches", settings.max_watchers, count, age, setting=variable("max_watchers"))
+
+    def _say_terms(self) -> None:
+        """Write the terms of every lease, which name the epoch."""
+        lease = convert.lease(self._registry.policy, self._registry.store.epoch)
+        self._terms.lease = lease
+        self._terms.heard = pb.HeartbeatResponse(lease=lease)
+        self._terms.answered = pb.StreamHeartbeatsResponse(lease=lease).SerializeToString()
 
     async def register(self, request: pb.RegisterRequest, actor: Actor) -> pb.RegisterResponse:
         """Serve Register."""
@@ -52,14 +61,14 @@ class RegistryService:
             owner=request.owner,
             actor=actor,
         )
-        response = pb.RegisterResponse(lease=self._lease)
+        response = pb.RegisterResponse(lease=self._terms.lease)
         convert.fill(response.instance, registration.instance, registration.last_heartbeat)
         return response
 
     async def heartbeat(self, request: pb.HeartbeatRequest, actor: Actor) -> pb.HeartbeatResponse:
         """Serve Heartbeat."""
         await self._registry.heartbeat(convert.beat(request), actor=actor)
-        return self._heard
+        return self._terms.heard
 
     async def deregister(self, request: pb.DeregisterRequest, actor: Actor) -> pb.DeregisterResponse:
         """Serve Deregister."""
@@ -97,7 +106,7 @@ class RegistryService:
     async def stream_heartbeats(self, actor: Actor, context: Context) -> None:
         """Serve StreamHeartbeats."""
         stream = HeartbeatStream(self._registry, actor, self._settings.max_instances_per_stream)
-        call = HeartbeatCall(stream, self._answered, context, self._refusals)
+        call = HeartbeatCall(stream, self._terms, context, self._refusals)
         with self.heartbeat_streams.opened(call, actor):
             await call.run()
 

@@ -1,9 +1,7 @@
 """The page to try the API works: for the mouse, for the keyboard, without JavaScript, with the address that the README gives."""
 
 import asyncio
-import os
 import re
-import shutil
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +12,7 @@ from gateway.openapi import document
 from gateway.schemas import EXAMPLE_ID
 from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.serve import Running
+from support import need
 from visits import Visit, Visits, visits_of
 
 PAGE = "/registry/v1/docs"
@@ -43,9 +42,7 @@ async def send(page: Page, operation: str) -> str:
 
 async def shell(command: str) -> str:
     """Run a command as it was copied, and return what it prints."""
-    if shutil.which("curl") is None:
-        assert "CI" not in os.environ, "curl is missing"
-        pytest.skip("curl is missing: install curl")
+    need("curl")
     process = await asyncio.create_subprocess_exec(
         "bash", "-euc", command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

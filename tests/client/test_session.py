@@ -194,6 +194,17 @@ def test_a_registration_that_is_refused_is_not_tried_again(acting: Acting, code:
     assert (acting.session.over, acting.pass_time(100)) == (True, [])
 
 
+@pytest.mark.parametrize("streams", [False, True], ids=["alone", "beside another one"])
+def test_a_limit_is_told_from_a_registry_that_is_away(acting: Acting, *, streams: bool) -> None:
+    """It is tried again all the same."""
+    if streams:
+        acting.registered()
+    acting.add("billing:localhost:9090")
+    acting.refuse(errors.RESOURCE_EXHAUSTED, "billing:localhost:9090")
+    assert (acting.state(), type(acting.told[-1].error)) == (State.STARTING, errors.LimitError)
+    assert any(isinstance(action, Register) for _, action in acting.pass_time(INTERVAL))
+
+
 def test_credentials_that_are_withdrawn_end_all_registrations(acting: Acting) -> None:
     """The stream ends with the same error that the next registration would meet."""
     acting.registered()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -15,7 +14,6 @@ from statistics import median
 from typing import IO, Any, TypeVar
 
 import grpc
-import pytest
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -30,13 +28,6 @@ T = TypeVar("T")
 def soak(short: T, long: T) -> T:
     """Return how much is to be done: `short` in every run of the tests, `long` in `make soak`."""
     return long if SOAK else short
-
-
-def need(tool: str, package: str) -> None:
-    """Skip a test whose tool is missing; in CI it has to be there."""
-    if shutil.which(tool) is None:
-        assert "CI" not in os.environ, f"{tool} is missing"
-        pytest.skip(f"{tool} is missing: apt install {package}")
 
 
 def percentile(figures: Sequence[float], share: float) -> float:

@@ -19,14 +19,14 @@ import grpc
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness import INSTANCES, eventually, look_up, measured, need, register, soak, watching
+from harness import INSTANCES, eventually, look_up, measured, register, soak, watching
 
 from luna_grpc.model import Info, Instance, Status
 from luna_grpc.statefile import StateFile
 from luna_grpc.stateformat import Kept, keep
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import Luna, Stub, channel, clean_environment, instance_json, luna, session
+from support import Luna, Stub, channel, clean_environment, instance_json, luna, need, session
 
 TTL = 2.0
 
@@ -111,7 +111,7 @@ def done_to_the_log(calls: list[Call], start: int, asked: str, answered: str) ->
 
 async def test_the_disk_has_a_change_before_it_is_answered(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Between each request and its answer: the log is written to and synchronised. A kill cannot show that; the kernel can."""
-    need("strace", "strace")
+    need("strace")
     output = tmp_path / "strace"
     traced = ",".join(READING | SENDING | WRITING)
     tracing = ("strace", "-D", "-f", "-y", "-qq", "-s", "70000", "-e", f"trace={traced}", "-e", "signal=none", "-o", str(output))

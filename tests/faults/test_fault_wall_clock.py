@@ -13,11 +13,11 @@ from typing import IO
 
 import pytest
 from fleets import Fleet, Plan, fleet
-from harness import Watch, complaints, look_up, measured, need, register, seconds, soak, watching
+from harness import Watch, complaints, look_up, measured, register, seconds, soak, watching
 
 from luna_grpc.v1 import registry_pb2 as pb
 from luna_grpc.v1 import registry_pb2_grpc
-from support import Stub, channel, luna, session
+from support import Stub, channel, luna, need, session
 
 TTL = soak(3.0, 6.0)
 HOUR = 3600
@@ -37,7 +37,7 @@ class WallClock:
     """The wall clock of processes that are started with its environment; their monotonic clock is left alone."""
 
     def __init__(self, folder: Path) -> None:
-        need("faketime", "faketime")
+        need("faketime")
         self._file = folder / "offset"
         self.set(0)
         preload = subprocess.run(["faketime", "-f", "+0", "sh", "-c", 'printf %s "$LD_PRELOAD"'], check=True, capture_output=True)

@@ -184,6 +184,24 @@ class Doors:
             outcome = await self._by_grpc(self._stub.Deregister(request))
         assert outcome == self.reference.deregister(instance_id, number)
 
+    async def drain(self, instance_id: str, steps: int, *, rest: bool) -> None:
+        """Take an instance out of service for some steps, through one of the doors."""
+        if rest:
+            outcome = await self._by_rest("POST", f"{instance_id}/drain", orjson.dumps({"duration": steps * STEP}))
+        else:
+            request = pb.DrainInstanceRequest(instance_id=instance_id)
+            request.duration.FromMilliseconds(round(steps * STEP * 1000))
+            outcome = await self._by_grpc(self._stub.DrainInstance(request))
+        assert outcome == self.reference.drain(instance_id, steps)
+
+    async def undrain(self, instance_id: str, *, rest: bool) -> None:
+        """Put an instance back into service, through one of the doors."""
+        if rest:
+            outcome = await self._by_rest("DELETE", f"{instance_id}/drain", b"")
+        else:
+            outcome = await self._by_grpc(self._stub.UndrainInstance(pb.UndrainInstanceRequest(instance_id=instance_id)))
+        assert outcome == self.reference.undrain(instance_id)
+
     async def open(self, slot: int, on_disconnect: str) -> None:
         """Open a heartbeat stream, or change what is to happen when it breaks."""
         if slot not in self._streams:
@@ -345,7 +363,7 @@ class Doors:
         """Wait until the state file knows what nobody waits for; else the end of a lease is dated by when that was."""
         store = self._server.registry.store
         if isinstance(store, DurableStore):
-            await until(lambda: not store._unwritten and (store._flusher is None or store._flusher.done()))
+            await until(lambda: not store._owing and (store._flusher is None or store._flusher.done()))
 
 
 async def until(done: Callable[[], bool]) -> None:

@@ -50,6 +50,8 @@ class Entry:
     ended_at: float = 0.0
     holder: int = 0
     """The heartbeat stream that renewed it last; 0 when something else did."""
+    drained_until: int = 0
+    """Milliseconds since the epoch; 0: it is not drained."""
 
     def shown(self) -> dict[str, Any]:
         """Return what REST shows of it."""
@@ -59,12 +61,14 @@ class Entry:
             "description": self.said.description,
             "version": self.said.version,
             "url": self.said.url,
-            "status": "DOWN" if self.ended else self.reported,
+            "status": "DOWN" if self.ended or self.drained_until else self.reported,
             "balancerOptions": {"weight": self.said.weight} if self.said.weight else {},
-            "statusReason": self.ended or "REPORTED",
+            "statusReason": "DRAINED" if self.drained_until else self.ended or "REPORTED",
             "registeredAt": self.registered_at,
             "last_heartbeat": self.last_heartbeat,
         }
+        if self.drained_until:
+            answer["drainedUntil"] = self.drained_until
         return answer | ({"metadata": {"zone": self.said.zone}} if self.said.zone else {})
 
 
@@ -94,6 +98,7 @@ class Reference:
     def __init__(self, *, durable: bool, now: float, wall_ms: int) -> None:
         self.entries: dict[str, Entry] = {}
         self.streams: dict[int, Stream] = {}
+        self.drains: dict[str, int] = {}
         self.now = now
         self.wall_ms = wall_ms
         self.warm_at = now
@@ -117,7 +122,15 @@ class Reference:
             return EXISTS
         joined = held.joined if held is not None and held.said.name == said.name else next(self._order)
         self.entries[instance_id] = Entry(
-            instance_id, said, status, owner, self.wall_ms, self.wall_ms, self._deadline(rest=rest), joined
+            instance_id,
+            said,
+            status,
+            owner,
+            self.wall_ms,
+            self.wall_ms,
+            self._deadline(rest=rest),
+            joined,
+            drained_until=self.drains.get(instance_id, 0),
         )
         return OK
 
@@ -133,6 +146,21 @@ class Reference:
         outcome = self._current(instance_id, generation)
         if outcome == OK:
             del self.entries[instance_id]
+        return outcome
+
+    def drain(self, instance_id: str, steps: int) -> str:
+        """Take an instance out of service; return the outcome."""
+        outcome = self._current(instance_id, 0)
+        if outcome == OK:
+            until = self.wall_ms + round(steps * STEP * 1000)
+            self.drains[instance_id] = self.entries[instance_id].drained_until = until
+        return outcome
+
+    def undrain(self, instance_id: str) -> str:
+        """Put an instance back into service; return the outcome."""
+        outcome = OK if instance_id in self.drains else self._current(instance_id, 0)
+        if outcome == OK:
+            self._undrain(instance_id)
         return outcome
 
     # Streams
@@ -179,6 +207,7 @@ class Reference:
     def step(self) -> None:
         """Let a step of time pass."""
         self._pass()
+        self._end_drains()
         if self.now < self._held_until:
             return
         for entry in list(self.entries.values()):
@@ -193,8 +222,10 @@ class Reference:
         self.streams.clear()
         if not self._durable:
             self.entries.clear()
+            self.drains.clear()
             self.warm_at = self.now + WARMUP
             return
+        self._end_drains()
         if self.entries:
             self._held_until = self.now + REST_TTL
         for entry in self.entries.values():
@@ -223,6 +254,15 @@ class Reference:
     def _pass(self) -> None:
         self.now += STEP
         self.wall_ms += round(STEP * 1000)
+
+    def _undrain(self, instance_id: str) -> None:
+        self.drains.pop(instance_id, None)
+        if instance_id in self.entries:
+            self.entries[instance_id].drained_until = 0
+
+    def _end_drains(self) -> None:
+        for instance_id in [each for each, until in self.drains.items() if until <= self.wall_ms]:
+            self._undrain(instance_id)
 
     def _deadline(self, *, rest: bool) -> float:
         return self.now + (REST_TTL if rest else TTL)

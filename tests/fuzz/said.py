@@ -96,4 +96,6 @@ def as_json(instance: pb.Instance) -> dict[str, Any]:
         "registeredAt": instance.registered_at.ToMilliseconds(),
         "last_heartbeat": instance.last_heartbeat.ToMilliseconds(),
     }
+    if instance.HasField("drained_until"):
+        answer["drainedUntil"] = instance.drained_until.ToMilliseconds()
     return answer | ({"metadata": dict(instance.metadata)} if instance.metadata else {})

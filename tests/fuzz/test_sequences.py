@@ -51,6 +51,8 @@ def operations() -> st.SearchStrategy[list[Op]]:
             op("renew", instance_id=ids, generation=generations, status=st.sampled_from(["", "OK", "DOWN"]), said=maybe_said),
             op("put", instance_id=ids, status=statuses, said=maybe_said),
             op("deregister", instance_id=ids, generation=generations, rest=st.booleans()),
+            op("drain", instance_id=ids, steps=st.integers(2, 20), rest=st.booleans()),
+            op("undrain", instance_id=ids, rest=st.booleans()),
             op("open", slot=slots, on_disconnect=dying),
             op("say", slot=slots, beats=beats, bare=st.lists(ids, max_size=3)),
             op("say", slot=slots, beats=beats, bare=st.lists(ids, max_size=3)),

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.serve import Running, running
 from luna_grpc.v1 import registry_pb2 as pb
 from pki import Pki
-from support import basic, instance_json, session, settings_for_tests
+from support import basic, instance_json, need, session, settings_for_tests
 
 ID = "orders:localhost:8080"
 PATH = f"/registry/v1/instances/{ID}"
@@ -144,9 +142,7 @@ async def test_a_foreign_page_may_link_to_us(rest: ClientSession, site: str | No
 @pytest.mark.parametrize("content_type", ["text/plain", "application/grpc", "application/x-www-form-urlencoded"])
 async def test_the_grpc_door_takes_nothing_that_a_browser_can_send(server: Running, content_type: str) -> None:
     """Once TLS lets browsers speak HTTP/2 to it: they cannot send `te: trailers`, without which a call is refused."""
-    if shutil.which("curl") is None:
-        assert "CI" not in os.environ, "curl is missing"
-        pytest.skip("curl is missing: install curl")
+    need("curl")
     message = pb.RegisterRequest(instance=pb.Instance(instance_id="evil:h:1")).SerializeToString()
     framed = b"\0" + len(message).to_bytes(4, "big") + message
     for te, registered in (("te;", 0), ("te: trailers", 1)):

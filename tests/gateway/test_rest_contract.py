@@ -69,6 +69,36 @@ async def test_post_over_an_expired_registration(rest: ClientSession, server: Ru
     assert (response.status, (await response.json())["status"]) == (201, "OK")
 
 
+async def test_drain_and_undrain(rest: ClientSession, server: Running) -> None:
+    """For an hour, or for the seconds of the body; a heartbeat does not end it."""
+    await rest.post(PATH, json=instance_json(ID))
+    now = server.registry._clock.wall_ms()
+    for body, seconds in ((b"", 3600), (b'{"duration": 1.5}', 1.5), (b'{"duration": null}', 3600)):
+        response = await rest.post(f"{PATH}/drain", data=body)
+        drained = await response.json()
+        assert (response.status, drained["status"], drained["statusReason"]) == (200, "DOWN", "DRAINED")
+        assert 0 <= drained["drainedUntil"] - now - seconds * 1000 < 60_000
+    for _ in range(2):
+        heard = await (await rest.put(PATH, json=instance_json(ID))).json()
+        assert (heard["status"], heard["drainedUntil"]) == ("DOWN", drained["drainedUntil"])
+    response = await rest.delete(f"{PATH}/drain")
+    undrained = await response.json()
+    assert (response.status, undrained["status"], "drainedUntil" in undrained) == (200, "OK", False)
+    await rest.post(f"{PATH}/drain")
+    await rest.delete(PATH)
+    assert (await rest.delete(f"{PATH}/drain")).status == 204
+    await refused(await rest.delete(f"{PATH}/drain"), 404, "NOT_FOUND")
+    await refused(await rest.post(f"{PATH}/drain"), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("duration", ["0", "0.9", "-1", "1e300", "2592001", '"1h"', "true", "[]", "18446744073709551616"])
+async def test_a_drain_that_is_no_time(rest: ClientSession, duration: str) -> None:
+    """400: one second to thirty days."""
+    await rest.post(PATH, json=instance_json(ID))
+    response = await rest.post(f"{PATH}/drain", data=f'{{"duration": {duration}}}')
+    await refused(response, 400, "INVALID_ARGUMENT", "duration")
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 async def test_a_body_about_another_instance(rest: ClientSession, method: str) -> None:
     """400: the path and the body name different ids."""

@@ -2,15 +2,13 @@
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import pytest
+from support import need, not_here
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -84,14 +82,13 @@ def built(language: str) -> None:
     needs(language)
     reason = _build(language)
     if reason:
-        _skip(reason)
+        not_here(reason)
 
 
 def needs(language: str) -> None:
     """Skip a test when the tools of a language are missing; in CI it fails."""
-    for tool, hint in LANGUAGES[language].tools.items():
-        if shutil.which(tool) is None:
-            _skip(f"{tool} is missing: {hint}")
+    tools = LANGUAGES[language].tools
+    need(*tools, hints=tools)
 
 
 @cache
@@ -116,8 +113,3 @@ def _is_installed(folder: Path) -> bool:
     """Return whether npm has installed what the lock file names; it always begins by removing everything."""
     installed = folder / "node_modules" / ".package-lock.json"  # npm writes it last
     return installed.exists() and installed.stat().st_mtime >= (folder / "package-lock.json").stat().st_mtime
-
-
-def _skip(reason: str) -> None:
-    skip: Callable[[str], None] = pytest.fail if "CI" in os.environ else pytest.skip
-    skip(reason)

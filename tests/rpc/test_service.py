@@ -56,6 +56,38 @@ async def test_register(stub: Stub, server: Running) -> None:
     assert answer.lease.epoch == server.registry.store.epoch
 
 
+async def test_drain_and_undrain(stub: Stub, server: Running) -> None:
+    """For an hour, or for as long as is said; the end is told, and watchers of the list see it."""
+    await stub.Register(registration())
+    before = server.registry._clock.wall_ms()
+    drained = (await stub.DrainInstance(pb.DrainInstanceRequest(instance_id=ID))).instance
+    assert (drained.status, drained.status_reason) == (pb.STATUS_DOWN, pb.STATUS_REASON_DRAINED)
+    assert 0 <= drained.drained_until.ToMilliseconds() - before - 3_600_000 < 60_000
+    request = pb.DrainInstanceRequest(instance_id=ID)
+    request.duration.FromMilliseconds(1500)
+    shorter = (await stub.DrainInstance(request)).instance
+    assert 0 <= shorter.drained_until.ToMilliseconds() - before - 1500 < 60_000
+    assert (await stub.GetInstance(pb.GetInstanceRequest(instance_id=ID))).instance == shorter
+    undrained = await stub.UndrainInstance(pb.UndrainInstanceRequest(instance_id=ID))
+    assert (undrained.instance.status, undrained.instance.HasField("drained_until")) == (pb.STATUS_OK, False)
+    await stub.DrainInstance(request)
+    await stub.Deregister(pb.DeregisterRequest(instance_id=ID))
+    assert not (await stub.UndrainInstance(pb.UndrainInstanceRequest(instance_id=ID))).HasField("instance")
+
+
+async def test_what_cannot_be_drained(stub: Stub) -> None:
+    """Each refusal names what is wrong."""
+    await stub.Register(registration())
+    for seconds in (0, -1, 31 * 86_400):
+        request = pb.DrainInstanceRequest(instance_id=ID)
+        request.duration.FromSeconds(seconds)
+        assert await violation(stub.DrainInstance(request)) == "duration"
+    assert await violation(stub.DrainInstance(pb.DrainInstanceRequest())) == "instance_id"
+    assert await violation(stub.UndrainInstance(pb.UndrainInstanceRequest(instance_id="a"))) == "instance_id"
+    assert await code(stub.DrainInstance(pb.DrainInstanceRequest(instance_id="a:h:1"))) is grpc.StatusCode.NOT_FOUND
+    assert await code(stub.UndrainInstance(pb.UndrainInstanceRequest(instance_id="a:h:1"))) is grpc.StatusCode.NOT_FOUND
+
+
 async def test_register_again(stub: Stub) -> None:
     """ALREADY_EXISTS over a live lease; `replace` takes over; the same owner gets its own back."""
     first = await stub.Register(registration(owner="one"))
@@ -362,7 +394,9 @@ async def test_failures_in_small_messages_are_bounded_too(server: Running, monke
             return "test"
 
     deaf: Any = Deaf()
-    call = heartbeats.HeartbeatCall(HeartbeatStream(server.registry, ITSELF), b"", deaf, server.grpc.refusals)
+    call = heartbeats.HeartbeatCall(
+        HeartbeatStream(server.registry, ITSELF), server.grpc.service._terms, deaf, server.grpc.refusals
+    )
     running = asyncio.create_task(call.run())
     for _ in range(500):
         await asyncio.sleep(0)

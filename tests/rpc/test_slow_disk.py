@@ -66,7 +66,7 @@ async def until(server: Running, *registrations: Registration) -> None:
     async with asyncio.timeout(10):
         while not all(map(heard, registrations)):  # noqa: ASYNC110 - it is not told to anyone
             await asyncio.sleep(0.001)
-    assert not server.sweeper.done()
+    assert not any(task.done() for task in server.essential)
 
 
 def entry(instance_id: str, status: "pb.Status.ValueType") -> pb.HeartbeatRequest:
