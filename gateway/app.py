@@ -20,7 +20,7 @@ from gateway.journalpage import JournalPage
 from gateway.listener import Listener
 from gateway.lists import Lists
 from gateway.negotiate import prefers_openmetrics
-from gateway.pages import static_file
+from gateway.pages import compile_templates, static_file
 from gateway.panel import Panel
 from luna_grpc.access import Action, User
 from luna_grpc.auth import Authenticator
@@ -77,6 +77,7 @@ class RestServer:
             OSError: the port cannot be had.
 
         """
+        compile_templates()
         await self._runner.setup()
         self._looking = asyncio.create_task(reported("slow connections", self._runner.connections.look_forever))
         return await self._listener.open(host, port, identity.context if identity is not None else None)

@@ -23,6 +23,7 @@ class Haystacks:
     def __init__(self, registry: Registry) -> None:
         self._texts: dict[str, str] = {}
         registry.store.feed.observe(self._forget)
+        registry.store.feed.observe_restarts(self._texts.clear)
 
     def of(self, service: Service) -> tuple[str, bool]:
         """Return the text of a service, in small letters, and whether it was there already."""

@@ -149,6 +149,12 @@ async def static_file(request: web.Request, _: User) -> web.Response:
     return web.Response(body=file.body, content_type=file.content_type, headers=headers)
 
 
+def compile_templates() -> None:
+    """Make all templates ready, so that the first visitor holds nobody up."""
+    for name in templates.list_templates():
+        templates.get_template(name)
+
+
 def page(template: str, **values: Any) -> web.Response:  # noqa: ANN401 - whatever `written` takes
     """Make a page of a template at once."""
     work = written(template, **values)

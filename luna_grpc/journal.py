@@ -1,7 +1,7 @@
 """What happened of late: the last changes, kept for people.
 
 Every change of who is there and who may be used is an entry; new descriptions and heartbeats are none. The latest `CAPACITY`
-entries are kept, of all services together: some 5 MB, and 18 MB with names and ids as long as they may be.
+entries are kept, of all services together: some 7 MB, and 16 MB with names and ids as long as they may be.
 """
 
 from collections import deque

@@ -274,8 +274,7 @@ class Registry:
 
     def time_left(self, registration: Registration) -> float:
         """Return after how many seconds the lease ends unless it is renewed; 0 when it has ended, or is about to."""
-        ends = max(registration.deadline, self.store.held_until)
-        return max(0.0, ends - self._clock.now()) if registration.live else 0.0
+        return max(0.0, max(registration.deadline, self.store.held_until) - self._clock.now()) if registration.live else 0.0
 
     # Watching
 
@@ -344,7 +343,5 @@ class Registry:
         Stalls that follow each other closely hold for no more than `MAX_HOLD` TTLs of listening in all: a registry that stalls
         again and again must still find out who is gone.
         """
-        if self._held_since is None:
-            self._held_since = now
-        ttl = self.policy.ttl
-        self.store.hold(min(now + ttl, self._held_since + MAX_HOLD * ttl))
+        self._held_since = now if self._held_since is None else self._held_since
+        self.store.hold(min(now + self.policy.ttl, self._held_since + MAX_HOLD * self.policy.ttl))

@@ -329,3 +329,6 @@ async def test_texts_are_kept_while_only_statuses_change(server: Running) -> Non
     assert haystacks.of(service)[1]
     await registry.heartbeat(Beat("a:h:1", info=Info.of("a:h:1")), actor=ITSELF)
     assert haystacks.of(service) == ("a:h:1", False)
+    assert haystacks.of(service)[1]
+    registry.store.feed.restart("another", 1, warming=False)
+    assert not haystacks.of(service)[1]

@@ -431,7 +431,6 @@ ROUTES = [
     ("POST", PATH.replace("/v1/", "/v1/panel/") + "/deregister"),
     ("GET", "/registry/v1/changes"),
     ("GET", "/registry/v1/journal"),
-    ("GET", "/registry/v1/changes"),
     ("GET", "/registry/nowhere"),
 ]
 
