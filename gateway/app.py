@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from gateway.answers import SAFE, empty_answer, text_answer
 from gateway.api import Api
 from gateway.changes import Changes
+from gateway.commands import Doors
 from gateway.connections import Limits, Runner
 from gateway.docs import Docs
 from gateway.forms import Forms
@@ -55,6 +56,7 @@ class RestServer:
         self.changes = Changes(registry, authenticator, settings.max_change_streams)
         self.refusals = self._guard.refusals
         self._grace = settings.shutdown_grace
+        self.doors = Doors()
         self._settings = settings
         self.app = web.Application(client_max_size=settings.max_body)
         self._add_routes()
@@ -117,14 +119,14 @@ class RestServer:
         registry, guard, docs = self._registry, self._guard, Docs(self._settings.max_body)
         lists = Lists(registry, self._settings.max_listed)
         api = Api(registry, lists, self._settings.max_body)
-        panel, forms = Panel(registry, lists), Forms(registry)
+        panel, forms = Panel(registry, lists, self.doors), Forms(registry)
         instance = PREFIX + "/instances/{instanceId:[^/]+}"
         form = PREFIX + "/panel/instances/{instanceId:[^/]+}"
         read, change = Action.READ, Action.CHANGE
         protected: list[tuple[str, str, Action, Handler]] = [
             (hdrs.METH_POST, instance, change, api.post_instance),
             (hdrs.METH_PUT, instance, change, api.put_instance),
-            (hdrs.METH_GET, instance, read, InstancePage(registry, lists, api.get_instance).show),
+            (hdrs.METH_GET, instance, read, InstancePage(registry, lists, self.doors, api.get_instance).show),
             (hdrs.METH_DELETE, instance, change, api.delete_instance),
             (hdrs.METH_POST, instance + "/drain", Action.OPERATE, api.drain_instance),
             (hdrs.METH_DELETE, instance + "/drain", Action.OPERATE, api.undrain_instance),

@@ -14,8 +14,14 @@ SLOTS: Final = 144
 """Parts of a bar: ten minutes each."""
 _MOST_ROWS: Final = 50
 _SECOND: Final = 1000
-_MOONS: Final = {State.OK: "full", State.DOWN: "new", State.GONE: "gone", State.UNKNOWN: "unknown"}
-_WORDS: Final = {State.OK: "up", State.DOWN: "down", State.GONE: "not registered", State.UNKNOWN: "unknown"}
+_MOONS: Final = {State.OK: "full", State.DOWN: "new", State.DRAINED: "shaded", State.GONE: "gone", State.UNKNOWN: "unknown"}
+_WORDS: Final = {
+    State.OK: "up",
+    State.DOWN: "down",
+    State.DRAINED: "drained",
+    State.GONE: "not registered",
+    State.UNKNOWN: "unknown",
+}
 
 
 def last_day(now: int, known_since: int) -> Window:
@@ -40,14 +46,16 @@ def summary(spans: Iterable[Span]) -> str:
     spans = list(spans)
     time = {state: sum(span.length for span in spans if span.state is state) for state in State}
     known = time[State.OK] + time[State.DOWN]
+    others = [f"{_WORDS[state]} for {lasting(time[state])}" for state in (State.DRAINED, State.GONE) if time[state] >= _SECOND]
+    whole = sum(time.values())
+    of = "the last 24 h" if time[State.UNKNOWN] < _SECOND else f"the {lasting(whole - time[State.UNKNOWN])} that are known"
     if not known:
-        return "In the last 24 h: nothing is known." if time[State.UNKNOWN] else "In the last 24 h: not registered."
+        return f"In {of}: {' and '.join(others)}." if others else "In the last 24 h: nothing is known."
     downs = sum(span.state is State.DOWN for span in spans)
     times = {0: "", 1: ", down once"}.get(downs, f", down {downs} times")
     down = f"{times} for {lasting(time[State.DOWN])}{' in all' if downs > 1 else ''}" if downs else ", never down"
-    rest = [f"{_WORDS[state]} for {lasting(time[state])}" for state in (State.GONE, State.UNKNOWN) if time[state] >= _SECOND]
-    others = f"; {' and '.join(rest)}" if rest else ""
-    return f"In the last 24 h: up {_percent(time[State.OK], known)}{down}{others}."
+    rest = f"; {' and '.join(others)}" if others else ""
+    return f"In {of}: up {_percent(time[State.OK], known)}{down}{rest}."
 
 
 def _percent(part: int, whole: int) -> str:

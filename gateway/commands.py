@@ -9,7 +9,14 @@ from aiohttp import hdrs, web
 from luna_grpc.access import User
 
 
-def commands(request: web.Request, user: User) -> dict[str, Any]:
+class Doors:
+    """Where a server is asked, apart from where the request in hand came in."""
+
+    grpc_port = 50051
+    """Set when the port is known."""
+
+
+def commands(request: web.Request, user: User, doors: Doors) -> dict[str, Any]:
     """Return what commands need: the options of curl and grpcurl and where they ask, quoted for the reader's shell."""
     host = request.headers.get("Host", "localhost:4000")
     credentials = shlex.quote(f"{user.name}:")
@@ -28,7 +35,7 @@ def commands(request: web.Request, user: User) -> dict[str, Any]:
         "curl": " ".join(curl),
         "grpcurl": " ".join(grpcurl),
         "instance": lambda instance_id: shlex.quote(f"{request.scheme}://{host}/registry/v1/instances/{quote(instance_id, ':')}"),
-        "grpc": shlex.quote(f"{grpc_host}:50051"),
+        "grpc": shlex.quote(f"{grpc_host}:{doors.grpc_port}"),
         "tls": request.secure,
         "certified": certified,
     }

@@ -54,4 +54,6 @@ def error_page(status: int, message: str, *, signed_in: bool, users_file: bool =
 
 def _sentence(words: str) -> str:
     """Make the words of an error, which are written to stand anywhere, stand alone."""
-    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+    first = words.partition(" ")[0]
+    begin = words if ":" in first else words[:1].upper() + words[1:]  # an id stays as it is
+    return begin + ("" if words.endswith((".", "!", "?")) else ".")

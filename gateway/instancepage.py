@@ -5,7 +5,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from gateway.bars import bar, last_day
-from gateway.commands import commands
+from gateway.commands import Doors, commands
 from gateway.found import Work, down
 from gateway.lists import Handler, Lists
 from gateway.pages import ago, lasting, written
@@ -26,8 +26,9 @@ LATEST: Final = 25
 class InstancePage:
     """The handler; it is given a request and the user behind it."""
 
-    def __init__(self, registry: Registry, lists: Lists, as_json: Handler) -> None:
+    def __init__(self, registry: Registry, lists: Lists, doors: Doors, as_json: Handler) -> None:
         self._registry = registry
+        self._doors = doors
         self._lists = lists
         self._as_json = as_json
 
@@ -46,7 +47,7 @@ class InstancePage:
         registration = self._registry.store.get(instance_id)
         last = self._registry.store.journal.last_of(instance_id)
         if registration is None and last is None:
-            raise NotFoundError(f"{instance_id} is not registered, and nothing is known of it any more")
+            raise NotFoundError(f"{instance_id} is not registered, and nothing is known of it")
         name = registration.instance.info.name if registration else last.service if last else ""
         shown = self._present(registration) if registration else self._gone(last)
         covered = user.covers(instance_id, name)
@@ -59,7 +60,7 @@ class InstancePage:
             query=query,
             live=query.live,
             down=down(self._registry),
-            commands=commands(request, user),
+            commands=commands(request, user, self._doors),
             may_drain=covered and Action.OPERATE in MAY[user.role],
             may_deregister=covered and Action.CHANGE in MAY[user.role],
         )

@@ -8,11 +8,11 @@ from aiohttp import hdrs, web
 
 from gateway import export, found, views
 from gateway.bars import bar, last_day
-from gateway.commands import commands
+from gateway.commands import Doors, commands
 from gateway.found import Found, Row, Work
 from gateway.haystacks import Haystacks
 from gateway.lists import Body, Lists
-from gateway.pages import written
+from gateway.pages import lasting, written
 from gateway.query import Pages, Query, values_for_links
 from gateway.rows import PHASES, entry_row, instance_row, service_row
 from gateway.search import STATES, Wanted
@@ -42,8 +42,9 @@ LATEST: Final = 10
 class Panel:
     """The handlers; each is given a request and the user behind it."""
 
-    def __init__(self, registry: Registry, lists: Lists) -> None:
+    def __init__(self, registry: Registry, lists: Lists, doors: Doors) -> None:
         self._registry = registry
+        self._doors = doors
         self._lists = lists
         self._haystacks = Haystacks(registry)
 
@@ -122,7 +123,8 @@ class Panel:
             pages=pages,
             forms=values_for_links(query),
             warming=registry.warming,
-            commands=commands(request, user),
+            stale=lasting(registry.stale_for * 1000) if registry.stale_for else "",
+            commands=commands(request, user, self._doors),
             ttl=f"{registry.policy.ttl:g} s",
         )
 

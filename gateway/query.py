@@ -84,6 +84,11 @@ class Query:
         said = {name: value for name, value in values.items() if value}
         return f"?{urlencode(said, quote_via=quote)}" if said else ""
 
+    @property
+    def carried(self) -> str:
+        """What links to other pages take along: that they are not to be live."""
+        return "" if self.live else "?live=off"
+
     def hidden(self) -> list[tuple[str, str]]:
         """Return what a search form has to carry along."""
         return [(name, value) for name, value in self.values.items() if name != "q"]

@@ -45,7 +45,7 @@ def when(milliseconds: int, now: int) -> dict[str, str]:
 
 def until(milliseconds: int, now: int) -> dict[str, str]:
     """Write a moment that is still to come; `left` is the time until then."""
-    return when(milliseconds, now) | {"left": lasting(milliseconds - now)}
+    return when(milliseconds, now) | {"left": lasting(milliseconds - now + _SECOND - 1)}
 
 
 def service_row(row: Row) -> dict[str, Any]:

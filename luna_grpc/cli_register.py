@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,8 @@ def register(
 
     Example: luna register orders:localhost:8080 --version 1.4 -- ./orders --port 8080
     """
+    if command and shutil.which(command[0]) is None:
+        fail(f"there is no command {command[0]}", code=EXIT_NO_COMMAND)
     from luna_grpc.client import Registration  # noqa: PLC0415 - gRPC takes a while
 
     signals = Signals()
@@ -149,8 +152,6 @@ def _run(command: list[str], signals: Signals) -> int:
     """Run a command to its end and return its exit code as shells do."""
     try:
         process = subprocess.Popen(command)  # noqa: S603 - the user's own
-    except FileNotFoundError:
-        fail(f"there is no command {command[0]}", code=EXIT_NO_COMMAND)
     except OSError as error:
         fail(f"{command[0]} cannot be run: {error.strerror}", code=EXIT_CANNOT_RUN)
     signals.pass_on_to(process)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from luna_grpc.enums import Word
 from luna_grpc.journal import Entry, Kind
-from luna_grpc.model import Instance, Status
+from luna_grpc.model import Instance, Status, StatusReason
 
 
 class State(Word):
@@ -16,11 +16,12 @@ class State(Word):
 
     OK = "OK"
     DOWN = "DOWN"
+    DRAINED = "drained"
     GONE = "gone"
     UNKNOWN = "unknown"
 
 
-_BEFORE: Final = {Kind.REGISTERED: State.GONE, Kind.UP: State.DOWN, Kind.DOWN: State.OK, Kind.UNDRAINED: State.DOWN}
+_BEFORE: Final = {Kind.REGISTERED: State.GONE, Kind.UP: State.DOWN, Kind.DOWN: State.OK, Kind.UNDRAINED: State.DRAINED}
 """How an instance was before an entry about it. Before a drain it may have been either."""
 
 
@@ -53,7 +54,7 @@ def of_instance(entries: Sequence[Entry], now: Instance | None, window: Window) 
     elif now is None:
         first = State.GONE
     else:
-        first = State.OK if now.up else State.DOWN
+        first = _state(now.status, now.reason)
     known_since = window.known_since
     if now is not None and not entries and now.registered_at > known_since:
         known_since = now.registered_at
@@ -84,12 +85,18 @@ def _of(up: int, total: int) -> State:
 def _after(entry: Entry) -> State:
     if not entry.there:
         return State.GONE
-    return State.OK if entry.status is Status.OK else State.DOWN
+    return _state(entry.status, entry.reason)
+
+
+def _state(status: Status, reason: StatusReason) -> State:
+    if status is Status.OK:
+        return State.OK
+    return State.DRAINED if reason is StatusReason.DRAINED else State.DOWN
 
 
 def _before(entry: Entry) -> State:
     if not entry.there:  # it says how it was before it left
-        return State.OK if entry.status is Status.OK else State.DOWN
+        return _state(entry.status, entry.reason)
     return _BEFORE.get(entry.kind, State.UNKNOWN)
 
 
@@ -141,4 +148,4 @@ def coarse(spans: Iterable[Span], window: Window, slots: int) -> list[State]:
     return worst
 
 
-_WORSE: Final = (State.GONE, State.UNKNOWN, State.OK, State.DOWN)
+_WORSE: Final = (State.GONE, State.UNKNOWN, State.OK, State.DRAINED, State.DOWN)

@@ -158,7 +158,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         with _refusal("REST", "port", settings.port, settings.host):
             rest_port = await rest_server.start(settings.host, settings.port, identity)
         with _refusal("gRPC", "grpc_port", settings.grpc_port, settings.host):
-            grpc_port = await grpc_server.start(settings.host, settings.grpc_port, identity)
+            grpc_port = rest_server.doors.grpc_port = await grpc_server.start(settings.host, settings.grpc_port, identity)
         if isinstance(store, DurableStore):
             await _load(store, policy)
         if logging.getLogger().isEnabledFor(logging.INFO):
@@ -267,7 +267,7 @@ async def _shared_store(settings: Settings, clock: Clock, capacity: Capacity) ->
         from luna_grpc.redis_link import Link  # noqa: PLC0415 - whoever has one process needs none of it
         from luna_grpc.redis_store import RedisStore  # noqa: PLC0415 - whoever has one process needs none of it
     except ImportError as error:
-        raise StoreError(f"{variable('store')} takes the client for Redis: pip install 'luna-grpc[redis]'") from error
+        raise StoreError(f"{variable('store')} takes the client for Redis: pip install 'redis>=8.1,<9'") from error
     store = RedisStore(
         clock,
         Link(settings.store.get_secret_value(), settings.store_namespace),

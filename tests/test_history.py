@@ -10,7 +10,7 @@ from luna_grpc.history import Span, State, Window, coarse, of_instance, of_servi
 from luna_grpc.journal import Entry, Journal, Kind
 from luna_grpc.model import Actor, Door, Info, Instance, Status, StatusReason
 
-OK, DOWN, GONE, UNKNOWN = State
+OK, DOWN, DRAINED, GONE, UNKNOWN = State
 WINDOW = Window(1000, 2000, 1200)
 ALICE = Actor(User("alice", Role.ADMIN), Door.REST)
 KINDS_UP = {Kind.REGISTERED, Kind.UP, Kind.UNDRAINED}
@@ -20,7 +20,8 @@ def entry(at: int, kind: Kind, *, instance_id: str = "a:h:1", up: int | None = N
     """Return an entry about an instance that is OK after it unless it is about the contrary."""
     status = status or (Status.OK if kind in KINDS_UP | {Kind.DEREGISTERED} else Status.DOWN)
     up = (1 if kind in KINDS_UP else 0) if up is None else up
-    return Entry(1, at, instance_id, "a", kind, status, StatusReason.REPORTED, up, "", "internal")
+    reason = StatusReason.DRAINED if kind is Kind.DRAINED else StatusReason.REPORTED
+    return Entry(1, at, instance_id, "a", kind, status, reason, up, "", "internal")
 
 
 def present(*, ok: bool = True, registered_at: int = 0) -> Instance:
@@ -51,8 +52,8 @@ def spans(*said: tuple[int, int, State]) -> list[Span]:
             spans((1000, 1200, UNKNOWN), (1200, 1400, OK), (1400, 1500, DOWN), (1500, 2000, OK)),
         ),
         ([entry(1400, Kind.UP)], present(), spans((1000, 1200, UNKNOWN), (1200, 1400, DOWN), (1400, 2000, OK))),
-        ([entry(1400, Kind.DRAINED)], present(ok=False), spans((1000, 1400, UNKNOWN), (1400, 2000, DOWN))),
-        ([entry(1400, Kind.UNDRAINED)], present(), spans((1000, 1200, UNKNOWN), (1200, 1400, DOWN), (1400, 2000, OK))),
+        ([entry(1400, Kind.DRAINED)], present(ok=False), spans((1000, 1400, UNKNOWN), (1400, 2000, DRAINED))),
+        ([entry(1400, Kind.UNDRAINED)], present(), spans((1000, 1200, UNKNOWN), (1200, 1400, DRAINED), (1400, 2000, OK))),
         ([entry(1400, Kind.DEREGISTERED)], None, spans((1000, 1200, UNKNOWN), (1200, 1400, OK), (1400, 2000, GONE))),
         ([entry(500, Kind.REGISTERED), entry(700, Kind.DOWN)], present(ok=False), spans((1000, 2000, DOWN))),
     ],
@@ -130,7 +131,7 @@ class World:
         self.time = 0
         self.there: dict[str, Instance] = {}
         self.journal = Journal(lambda _: self.up, lambda: self.time, capacity)
-        self.was: list[tuple[dict[str, bool], int]] = []
+        self.was: list[tuple[dict[str, State], int]] = []
 
     @property
     def up(self) -> int:
@@ -138,7 +139,7 @@ class World:
 
     def wait(self, ticks: int) -> None:
         """Let time pass, and remember how it was meanwhile."""
-        self.was += [({instance_id: instance.up for instance_id, instance in self.there.items()}, self.up)] * ticks
+        self.was += [({instance_id: state(instance) for instance_id, instance in self.there.items()}, self.up)] * ticks
         self.time += ticks
 
     def change(self, instance_id: str, now: Instance, change: Change) -> None:
@@ -194,16 +195,16 @@ def test_what_is_worked_out_is_what_was(steps: list[tuple[str, int, int]], capac
     for number in (1, 2, 3):
         instance_id = f"a:h:{number}"
         found = of_instance(world.journal.of_instance(instance_id, "a"), world.there.get(instance_id), window)
-        compare(found, [state(was.get(instance_id)) for was, _ in world.was], complete=capacity == 100)
+        compare(found, [was.get(instance_id, GONE) for was, _ in world.was], complete=capacity == 100)
     entries = world.journal.of_service("a")
     others = len(world.there.keys() - {each.instance_id for each in entries})
     found = of_service(entries, world.up, others, window)
     compare(found, [OK if up else DOWN if was else GONE for was, up in world.was], complete=capacity == 100)
 
 
-def state(up: bool | None) -> State:
-    """Return the state of an instance that is up, down or not there."""
-    return {True: OK, False: DOWN, None: GONE}[up]
+def state(instance: Instance) -> State:
+    """Return the state of an instance that is there."""
+    return DRAINED if instance.drained_until else OK if instance.up else DOWN
 
 
 def compare(found: list[Span], was: list[State], *, complete: bool) -> None:

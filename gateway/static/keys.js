@@ -18,11 +18,29 @@ function step(count) {
   else all[Math.min(there, all.length - 1)]?.focus();
 }
 
+/** What was searched and chosen on a page is found again by whoever comes back to it in this tab. */
+const kept = (path) => `luna:${path}`;
+addEventListener("pagehide", () => {
+  try {
+    sessionStorage.setItem(kept(location.pathname), location.search);
+  } catch {
+    // Browsers may be told to keep nothing.
+  }
+});
+
 /** Leave what one is in, or the page for the one above it. */
 function leave() {
   const { activeElement } = document;
+  const above = document.querySelector('nav[aria-label="Breadcrumb"] a:last-of-type');
   if (activeElement === box()) activeElement.blur();
-  else document.querySelector('nav[aria-label="Breadcrumb"] a:last-of-type')?.click();
+  else if (above) {
+    try {
+      above.search = sessionStorage.getItem(kept(above.pathname)) ?? above.search;
+    } catch {
+      // See above.
+    }
+    above.click();
+  }
 }
 
 const IS_FIELD = "input, textarea, select, [contenteditable]";

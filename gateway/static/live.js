@@ -123,5 +123,6 @@ addEventListener("pagehide", () => follower.close());
 addEventListener("pageshow", ({ persisted }) => persisted && look());
 setInterval(tick, 1000);
 bar.hidden = false;
+document.getElementById("live-off").parentElement.hidden = false;
 say("connecting");
 look();

@@ -26,6 +26,7 @@
     chooser.closest("[hidden]").hidden = false;
     chooser.addEventListener("change", () => {
       wear(chooser.value);
+      chooser.blur(); // the keys are those of the page again
       try {
         localStorage.setItem(NAME, chooser.value);
       } catch {
