@@ -28,6 +28,9 @@ QUIET: Final = 15.0
 """Seconds without a change after which a comment shows that the stream is alive, to the reader and to what stands between."""
 UNREAD: Final = 4096
 """Bytes that the system keeps for a reader, about: enough for a minute. Who takes none of them is found by `Connections`."""
+SHARE: Final = 2
+"""One user may have one part in so many of all streams, and `FEW` in any case: so nobody takes all of them."""
+FEW: Final = 8
 FREE_AFTER: Final = 5
 """Seconds after which another stream may have ended."""
 AWAY: Final = 1
@@ -73,6 +76,12 @@ class Changes:
         if len(self._open) >= self.limit:
             raise UnavailableError(
                 f"{self.limit} readers follow changes already, the most that this server takes (LUNA_MAX_CHANGE_STREAMS)",
+                retry_after=FREE_AFTER,
+            )
+        most = max(FEW, self.limit // SHARE)
+        if sum(each == user for each in self._open.values()) >= most:
+            raise UnavailableError(
+                f"{most} readers of the user {user.name!r} follow changes already, the most that one may have",
                 retry_after=FREE_AFTER,
             )
         if request.method == hdrs.METH_HEAD or "once" in request.query:

@@ -26,10 +26,11 @@ def commands(request: web.Request, user: User, doors: Doors) -> dict[str, Any]:
     grpcurl = (
         ["-plaintext"] * (not request.secure)
         + ["-cert client.pem -key client.key"] * certified
-        + [f'-H "authorization: Basic $(printf %s {credentials} | base64)"'] * signed_in
+        + [f'-H "authorization: Basic $(printf %s {credentials} | base64 | tr -d "\\n")"'] * signed_in
     )
     # A certificate is for the name that the reader used.
-    grpc_host = (host.rpartition(":")[0] or host) if request.secure else "127.0.0.1"
+    named = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
+    grpc_host = named if request.secure else "127.0.0.1"
     return {
         "user": user.name if signed_in else "",
         "curl": " ".join(curl),

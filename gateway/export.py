@@ -7,7 +7,6 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Final, TypeVar
 
 import orjson
@@ -16,8 +15,8 @@ from multidict import CIMultiDict
 
 from gateway import views
 from gateway.answers import JSON, SAFE
-from gateway.found import Found
-from gateway.lists import SLICE, Body, sent
+from gateway.found import Found, pieces
+from gateway.lists import Body, sent
 from gateway.search import Texts, Wanted
 from luna_grpc.journal import Entry
 from luna_grpc.registry import Registry
@@ -25,7 +24,8 @@ from luna_grpc.store import Registration
 
 T = TypeVar("T")
 CSV: Final = CIMultiDict({hdrs.CONTENT_TYPE: "text/csv; charset=utf-8; header=present", **SAFE})
-_TOGETHER: Final = 10
+_TOGETHER: Final = 50_000
+"""Bytes that are written before others get their turn."""
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 _SERVICE_COLUMNS: Final = ("name", "status", "instancesUp", "instances", "instancesDrained", "description")
 _INSTANCE_COLUMNS: Final = (
@@ -54,8 +54,8 @@ def services_as_json(registry: Registry, found: Iterable[Found], wanted: Wanted)
         opening, noted = views.opening(service), list(service.registrations)
         yield before + opening
         before = b""
-        for start in range(0, len(noted), SLICE):
-            part = b",".join(map(_as_json, pick(noted[start : start + SLICE])))
+        for piece in pieces(noted):
+            part = b",".join(map(_as_json, pick(piece)))
             yield before + part
             before = b"," if part else before
         yield views.CLOSING
@@ -106,8 +106,14 @@ def entries_as_csv(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 def gathered(parts: Iterator[bytes]) -> Iterator[bytes]:
     """Join small parts, but not so many that it takes long."""
-    while part := list(islice(parts, _TOGETHER)):
-        yield b"".join(part)
+    together, size = list[bytes](), 0
+    for part in parts:
+        together.append(part)
+        size += len(part)
+        if size >= _TOGETHER:
+            yield b"".join(together)
+            together, size = [], 0
+    yield b"".join(together)
 
 
 def _all(registrations: Iterable[Registration]) -> list[Registration]:
@@ -152,9 +158,9 @@ def _iso(milliseconds: int | None) -> str:
 
 
 def _joined(items: Iterable[T], write: Callable[[T], bytes]) -> Iterator[bytes]:
-    before, rest = b"", iter(items)
-    while part := b",".join([write(item) for item in islice(rest, SLICE)]):
-        yield before + part
+    before = b""
+    for item in items:
+        yield before + write(item)
         before = b","
 
 
@@ -162,15 +168,13 @@ def _csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[b
     written = io.StringIO()
     writer = csv.writer(written)
     writer.writerow(columns)
-    rest = iter(rows)
-    while True:
-        part = [[_cell(value) for value in row] for row in islice(rest, SLICE)]
-        writer.writerows(part)
-        yield written.getvalue().encode()
-        if not part:
-            return
-        written.seek(0)
-        written.truncate()
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+        if written.tell() >= _TOGETHER:
+            yield written.getvalue().encode()
+            written.seek(0)
+            written.truncate()
+    yield written.getvalue().encode()
 
 
 def _cell(value: object) -> object:

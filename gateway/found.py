@@ -5,7 +5,7 @@ what they found. What is sorted is sorted slice by slice, and merged only as far
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
@@ -21,6 +21,10 @@ Work: TypeAlias = Generator[None, None, T]
 """Long work, which yields when others are to have their turns."""
 SLICE: Final = 500
 """How many instances or services are looked at in between: less than 1 ms."""
+HEAVY: Final = 500
+"""Characters in what an instance says that count as much as one instance more."""
+LONG: Final = 250_000
+"""Characters in the instances of a service from which on they are looked at one by one, instead of keeping a text of them."""
 NAMED: Final = 5
 """The most instances that the row of a service names."""
 _RANK: Final = {state: rank for rank, state in enumerate((DOWN, DRAINED, OK))}
@@ -82,6 +86,12 @@ def drained_in(registry: Registry) -> Counter[str]:
     return Counter(registration.instance.info.name for registration in registrations if registration is not None)
 
 
+def wholly_drained(registry: Registry, drained: Mapping[str, int]) -> int:
+    """Return how many services have only instances that are drained; `drained` says how many each has of those."""
+    services = ((registry.store.service(name), count) for name, count in drained.items())
+    return sum(service is not None and len(service.registrations) == count for service, count in services)
+
+
 def down(registry: Registry) -> int:
     """Return how many instances are down that nobody drained."""
     totals = registry.store.totals()
@@ -100,7 +110,7 @@ def services(registry: Registry, haystacks: Haystacks, wanted: Wanted, *, descri
             if not wanted.takes(service):
                 continue
             found = Found(name, up, len(registrations), drained[name], wanted.left(name))
-            if found.left and found.total > SLICE:
+            if found.left and (found.total > SLICE or _is_long(service, haystacks)):
                 has = yield from _has(registrations, wanted.picks(found.left, texts))
                 part += [found] * has
                 break  # what is iterated over may have changed
@@ -114,6 +124,24 @@ def services(registry: Registry, haystacks: Haystacks, wanted: Wanted, *, descri
             return slices
         slices.append(_described(registry, part) if described else part)
         yield
+
+
+def pieces(noted: Iterable[Registration]) -> Iterator[list[Registration]]:
+    """Cut instances into parts that take about as long as each other: one that says much counts for several."""
+    part, cost = list[Registration](), 0
+    for registration in noted:
+        part.append(registration)
+        cost += 1 + registration.instance.info.size // HEAVY
+        if cost >= SLICE:
+            yield part
+            part, cost = [], 0
+    if part:
+        yield part
+
+
+def _is_long(service: Service, haystacks: Haystacks) -> bool:
+    """Whether a service has so much to say that to search it takes long."""
+    return not haystacks.has(service.name) and sum(each.instance.info.size for each in service.registrations) > LONG
 
 
 def _settled(found: Found, service: Service, haystacks: Haystacks, wanted: Wanted, texts: Texts) -> tuple[bool, int]:
@@ -132,9 +160,8 @@ def _settled(found: Found, service: Service, haystacks: Haystacks, wanted: Wante
 
 def _has(registrations: Collection[Registration], pick: Pick | None) -> Work[bool]:
     """Return whether one of very many instances is wanted."""
-    noted = list(registrations)
-    for start in range(0, len(noted), SLICE):
-        if pick is None or pick(noted[start : start + SLICE]):
+    for part in pieces(list(registrations)):
+        if pick is None or pick(part):
             return True
         yield
     return False
@@ -154,16 +181,16 @@ def rows(registry: Registry, found: list[Found], wanted: Wanted) -> Work[list[Ro
             ready.append(Row(each, 0, ()))
             continue
         enough = 0 if each.left else each.in_state(wanted.state)
-        matching, named, noted = 0, list[Registration](), list(service.registrations)
-        for start in range(0, len(noted), SLICE):
-            picked = pick(noted[start : start + SLICE])
+        matching, named = 0, list[Registration]()
+        for number, part in enumerate(pieces(list(service.registrations))):
+            if number:
+                yield
+            picked = pick(part)
             matching += len(picked)
             named += picked[: NAMED - len(named)]
             if enough and len(named) == min(NAMED, enough):
                 break
-            if start + SLICE < len(noted):
-                yield
-        ready.append(Row(each, enough or matching, named))
+        ready.append(Row(each, max(enough or matching, len(named)), named))
     return ready
 
 
@@ -175,8 +202,7 @@ def instances(service: Service, wanted: Wanted) -> Work[list[list[Registration]]
 
 def _picked(noted: list[Registration], pick: Pick | None) -> Work[list[list[Registration]]]:
     picked = list[list[Registration]]()
-    for start in range(0, len(noted), SLICE):
-        part = noted[start : start + SLICE]
+    for part in pieces(noted):
         picked.append(part if pick is None else pick(part))
         yield
     return picked

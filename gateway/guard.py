@@ -216,7 +216,8 @@ class Guard:
         else:
             response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:
-            asked_by_script = _REQUESTED_WITH in request.headers
+            accept = request.headers.get(hdrs.ACCEPT)
+            asked_by_script = _REQUESTED_WITH in request.headers or accept == "text/event-stream"
             response.headers[hdrs.WWW_AUTHENTICATE] = f"x-{CHALLENGE}" if asked_by_script else CHALLENGE
         return response
 

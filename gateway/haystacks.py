@@ -1,7 +1,7 @@
 """What is searched in: for each service one text with all ids and metadata of its instances.
 
 Memory decides how long a search takes: to look at 100,000 instances is to wait for 300,000 objects that are anywhere. So each text
-is made when someone first searches, some 100 bytes an instance, and thrown away when something in its service changes. Whether a
+is made when someone first searches, some 36 bytes an instance, and thrown away when something in its service changes. Whether a
 word is in it takes a microsecond.
 """
 
@@ -14,7 +14,8 @@ from luna_grpc.store import Service
 
 _BETWEEN: Final = "\0"
 """In no text and no word."""
-_NOT_IN_A_TEXT: Final = frozenset({Change.STATUS, Change.DRAINED, Change.UNDRAINED})
+_NOT_IN_A_TEXT: Final = frozenset({Change.DRAINED, Change.UNDRAINED})
+"""What comes without other words; a change of the status may bring some along."""
 
 
 class Haystacks:
@@ -24,6 +25,10 @@ class Haystacks:
         self._texts: dict[str, str] = {}
         registry.store.feed.observe(self._forget)
         registry.store.feed.observe_restarts(self._texts.clear)
+
+    def has(self, name: str) -> bool:
+        """Whether the text of a service is there."""
+        return name in self._texts
 
     def of(self, service: Service) -> tuple[str, bool]:
         """Return the text of a service, in small letters, and whether it was there already."""

@@ -26,8 +26,9 @@ class JournalPage:
 
     async def show(self, request: web.Request, _: User) -> web.Response:
         """Show the latest changes, or those that are looked for: as a page, as JSON or as CSV."""
-        query = Query(request, _CHOICES)
-        entries = await self._lists.done(self._wanted(query))
+        query = Query(request, _CHOICES, names=("service", "instance"))
+        async with self._lists.searching:
+            entries = await self._lists.done(self._wanted(query))
         if query.format == "html":
             response = await self._lists.page(self._page, query, entries)
         else:
@@ -40,11 +41,12 @@ class JournalPage:
     def _wanted(self, query: Query) -> Work[list[Entry]]:
         """Return the entries that are looked for, the latest first."""
         noted, found = list(self._registry.store.journal.latest()), list[Entry]()
-        words, kind = query["q"].lower().split(), query["kind"]
-        if not words and not kind:
+        words, kind, of = query["q"].lower().split(), query["kind"], (query["service"], query["instance"])
+        if not words and not kind and not any(of):
             return noted
         for start in range(0, len(noted), SLICE):
-            found += (entry for entry in noted[start : start + SLICE] if (not kind or entry.kind == kind) and _holds(entry, words))
+            part = (entry for entry in noted[start : start + SLICE] if (not kind or entry.kind == kind) and _is_of(entry, *of))
+            found += (entry for entry in part if _holds(entry, words))
             yield
         return found
 
@@ -66,6 +68,10 @@ class JournalPage:
             known_since=when(journal.known_since, now),
             forms=values_for_links(query),
         )
+
+
+def _is_of(entry: Entry, service: str, instance_id: str) -> bool:
+    return service in {"", entry.service} and instance_id in {"", entry.instance_id}
 
 
 def _holds(entry: Entry, words: list[str]) -> bool:

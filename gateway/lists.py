@@ -7,6 +7,7 @@ Whoever asks for one thing has its answer in microseconds; a list takes millisec
 slice: however many are asked for, a heartbeat waits for one slice.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import finalize
@@ -23,6 +24,8 @@ from luna_grpc.store import Registration, Service
 
 SLICE: Final = 250
 """Instances written before others get their turn: some 1 ms."""
+AT_A_TIME: Final = 4
+"""Lists that are searched and sorted at the same time; others wait."""
 SENT_AFTER: Final = 1
 """Seconds after which other lists may have been sent."""
 
@@ -41,6 +44,8 @@ class Lists:
         self._most = most
         self._sending = 0  # instances in the lists that are being sent
         self._turn = OneAtATime()
+        self.searching = asyncio.Semaphore(AT_A_TIME)
+        """Held while a list is searched and sorted: each keeps all that it has found."""
 
     async def done(self, work: Generator[None, None, T]) -> T:
         """Do long work, which yields when others are to have their turns, and return what it returns."""

@@ -55,12 +55,16 @@ class Panel:
         if query.format == "json" and not query.narrowed and not query["sort"]:
             return _negotiated(export.answer(request, await self._lists.services(), "json", ""))
         described = query.format == "csv" or query["sort"].endswith("description")
-        slices = await self._lists.done(found.services(self._registry, self._haystacks, wanted, described=described))
-        rows = await self._lists.done(_sorted(slices, query["sort"], found.SERVICE_COLUMNS, "status", lambda row: row.name.lower()))
-        if query.format != "html":
-            return _negotiated(export.answer(request, self._exported(query.format, slices, rows, wanted), query.format, "services"))
-        pages = Pages(query, sum(map(len, slices)))
-        cut = await self._lists.done(found.cut(rows, pages.start, pages.end))
+        async with self._lists.searching:
+            slices = await self._lists.done(found.services(self._registry, self._haystacks, wanted, described=described))
+            rows = await self._lists.done(
+                _sorted(slices, query["sort"], found.SERVICE_COLUMNS, "status", lambda row: row.name.lower())
+            )
+            if query.format != "html":
+                body = self._exported(query.format, slices, rows, wanted)
+                return _negotiated(export.answer(request, body, query.format, "services"))
+            pages = Pages(query, sum(map(len, slices)))
+            cut = await self._lists.done(found.cut(rows, pages.start, pages.end))
         shown = await self._lists.done(found.rows(self._registry, cut, wanted))
         return _negotiated(await self._lists.page(self._services_page, request, user, query, pages, shown))
 
@@ -74,13 +78,14 @@ class Panel:
         if service is None:
             return _negotiated(await self._lists.page(self._gone_page, query, name))
         wanted = Wanted.of(query["q"], state=query["status"])
-        slices = await self._lists.done(found.instances(service, wanted))
-        rows = await self._lists.done(_sorted(slices, query["sort"], found.INSTANCE_COLUMNS, "status", _id))
-        if query.format != "html":
-            body = self._instances_exported(query.format, name, slices, rows)
-            return _negotiated(export.answer(request, body, query.format, "instances"))
-        pages = Pages(query, sum(map(len, slices)))
-        shown = await self._lists.done(found.cut(rows, pages.start, pages.end))
+        async with self._lists.searching:
+            slices = await self._lists.done(found.instances(service, wanted))
+            rows = await self._lists.done(_sorted(slices, query["sort"], found.INSTANCE_COLUMNS, "status", _id))
+            if query.format != "html":
+                body = self._instances_exported(query.format, name, slices, rows)
+                return _negotiated(export.answer(request, body, query.format, "instances"))
+            pages = Pages(query, sum(map(len, slices)))
+            shown = await self._lists.done(found.cut(rows, pages.start, pages.end))
         return _negotiated(await self._lists.page(self._service_page, user, query, name, pages, shown))
 
     # As JSON and CSV
@@ -103,11 +108,14 @@ class Panel:
     def _services_page(self, request: web.Request, user: User, query: Query, pages: Pages, shown: list[Row]) -> Work[web.Response]:
         registry = self._registry
         totals = registry.store.totals()
-        drained = sum(found.drained_in(registry).values())
+        drained_in = found.drained_in(registry)
+        drained = sum(drained_in.values())
+        services_down = totals.services - totals.services_up
         down = totals.instances - totals.instances_up - drained
         filters = [
             _filter(query, "status", "UP", "Services up", totals.services_up),
-            _filter(query, "status", "DOWN", "Services down", totals.services - totals.services_up),
+            _filter(query, "status", "DOWN", "Services down", services_down)
+            | {"alarm": services_down > found.wholly_drained(registry, drained_in)},
             _filter(query, "instances", "OK", "Instances up", totals.instances_up),
             _filter(query, "instances", "DOWN", "Instances down", down),
             _filter(query, "instances", "DRAINED", "Instances drained", drained),

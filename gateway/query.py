@@ -20,9 +20,12 @@ FORMATS: Final = ("json", "csv")
 
 
 class Query:
-    """The parameters of one request. `choices` names those that have only certain values; `sort` also takes a leading `-`."""
+    """The parameters of one request. `choices` names those that have only certain values; `sort` also takes a leading `-`.
 
-    def __init__(self, request: web.Request, choices: Mapping[str, Collection[str]]) -> None:
+    `names` are those that name one service or instance.
+    """
+
+    def __init__(self, request: web.Request, choices: Mapping[str, Collection[str]], names: Collection[str] = ()) -> None:
         said = request.query
         self.path = request.rel_url.raw_path
         self.values: dict[str, str] = {}
@@ -30,6 +33,7 @@ class Query:
         text = "".join(character if character.isprintable() else " " for character in said.get("q", "")[:LONGEST]).strip()
         if text:
             self.values["q"] = text
+        self.values |= {name: said[name] for name in names if said.get(name, "").isprintable() and said.get(name)}
         for name, values in choices.items():
             value = said.get(name, "")
             if value.removeprefix("-" if name == "sort" else "") in values:

@@ -55,7 +55,7 @@ def service_row(row: Row) -> dict[str, Any]:
         "name": found.name,
         "description": found.description,
         "status": "UP" if found.up else "DOWN",
-        "moon": PHASES[found.phase],
+        "moon": MOONS[DRAINED] if found.drained == found.total else PHASES[found.phase],
         "up": found.up,
         "total": found.total,
         "drained": found.drained,
@@ -118,6 +118,7 @@ def why(registration: Registration) -> str:
 def entry_row(entry: Entry, now: int) -> dict[str, Any]:
     """Return the row of an entry of the journal."""
     return {
+        "number": entry.number,
         "id": entry.instance_id,
         "service": entry.service,
         "kind": entry.kind.value,

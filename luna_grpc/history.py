@@ -71,7 +71,8 @@ def of_service(entries: Sequence[Entry], up: int, others: int, window: Window) -
         return _spans([(window.known_since, _of(up, others))], window)
     there = _there_before(entries)
     first = entries[0]
-    changes = [(window.known_since, _of(first.up - _rise(first), len(there) + others))]
+    unsure = first.up == 0 and _before(first) is State.UNKNOWN
+    changes = [(window.known_since, State.UNKNOWN if unsure else _of(first.up - _rise(first), len(there) + others))]
     for entry in entries:
         (there.add if entry.there else there.discard)(entry.instance_id)
         changes.append((entry.at, _of(entry.up, len(there) + others)))

@@ -31,6 +31,12 @@ addEventListener("pagehide", () => {
 /** Leave what one is in, or the page for the one above it. */
 function leave() {
   const { activeElement } = document;
+  const open = activeElement?.closest("details[open]");
+  if (open) {
+    open.open = false;
+    open.querySelector("summary").focus();
+    return;
+  }
   const above = document.querySelector('nav[aria-label="Breadcrumb"] a:last-of-type');
   if (activeElement === box()) activeElement.blur();
   else if (above) {

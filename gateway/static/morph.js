@@ -60,7 +60,7 @@ export function show(html) {
   const [main, now] = [document.querySelector("main"), fresh.querySelector("main")];
   if (!now) return;
   const [refocus, remark] = [focused(main), marked()];
-  Idiomorph.morph(main, now, { morphStyle: "outerHTML", ignoreActiveValue: true, callbacks: CALLBACKS });
+  Idiomorph.morph(main, now, { morphStyle: "outerHTML", callbacks: CALLBACKS });
   refocus();
   remark();
   if (document.title !== fresh.title) document.title = fresh.title;

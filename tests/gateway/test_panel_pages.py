@@ -26,7 +26,7 @@ PAGE = f"/registry/v1/instances/{ID}"
 FORM = f"/registry/v1/panel/instances/{ID}"
 JOURNAL = "/registry/v1/journal"
 ALICE = Actor(User("alice", Role.ADMIN), Door.GRPC)
-OK, DOWN, GONE, UNKNOWN = State
+OK, DOWN, DRAINED, GONE, UNKNOWN = State
 HOUR = 3600 * 1000
 
 
@@ -64,7 +64,7 @@ async def test_an_instance_has_a_page(rest: ClientSession, server: Running, cloc
         f"Generation {server.registry.get(ID).instance.generation} Metadata zone=eu-1",
         "10 s ago registered alice, over gRPC 1",
         f"curl -u admin: {str(rest._base_url).rstrip('/')}{PAGE}",
-        """-d '{"instance_id":"orders:h:1"}' 127.0.0.1:50051 luna.registry.v1.Registry/GetInstance""",
+        f"""-d '{{"instance_id":"orders:h:1"}}' 127.0.0.1:{server.grpc_port} luna.registry.v1.Registry/GetInstance""",
     ):
         assert words in page.text, words
     links = {said["href"] for tag, said in page.elements if tag == "a"}
@@ -180,7 +180,7 @@ async def test_a_bar_has_words_and_a_table(rest: ClientSession, server: Running,
     clock.advance(8 * 3600)
     await server.registry.store.end([server.registry.get(ID)], StatusReason.LEASE_EXPIRED, now=0, actor=ITSELF)
     clock.advance(2 * 3600)
-    said = "In the last 24 h: up 80 %, down once for 2 h; unknown for 14 h."
+    said = "In the 10 h that are known: up 80 %, down once for 2 h."
     for path in (PAGE, f"{LIST}orders"):
         page = await shown(rest, path)
         assert said in page.text
@@ -195,18 +195,20 @@ async def test_a_bar_has_words_and_a_table(rest: ClientSession, server: Running,
 @pytest.mark.parametrize(
     ("spans", "words"),
     [
-        ([(0, DAY, OK)], "up 100 %, never down."),
-        ([(0, DAY, UNKNOWN)], "nothing is known."),
-        ([(0, DAY, GONE)], "not registered."),
-        ([(0, 1, DOWN), (1, DAY, OK)], "up 99.9 %, down once for 0 s."),
-        ([(0, HOUR, DOWN), (HOUR, 2 * HOUR, OK), (2 * HOUR, 4 * HOUR, DOWN)], "up 25 %, down 2 times for 3 h in all."),
+        ([(0, DAY, OK)], "the last 24 h: up 100 %, never down."),
+        ([(0, DAY, UNKNOWN)], "the last 24 h: nothing is known."),
+        ([(0, DAY, GONE)], "the last 24 h: not registered for 24 h."),
+        ([(0, 1, DOWN), (1, DAY, OK)], "the last 24 h: up 99.9 %, down once for 0 s."),
+        ([(0, HOUR, DOWN), (HOUR, 2 * HOUR, OK), (2 * HOUR, 4 * HOUR, DOWN)],
+         "the last 24 h: up 25 %, down 2 times for 3 h in all."),
         ([(0, HOUR, GONE), (HOUR, 3 * HOUR, UNKNOWN), (3 * HOUR, DAY, OK)],
-         "up 100 %, never down; not registered for 1 h and unknown for 2 h."),
+         "the 22 h that are known: up 100 %, never down; not registered for 1 h."),
+        ([(0, HOUR, OK), (HOUR, DAY, DRAINED)], "the last 24 h: up 100 %, never down; drained for 23 h."),
     ],
 )  # fmt: skip
 def test_a_summary(spans: list[tuple[int, int, State]], words: str) -> None:
     """Only what was never down was up for 100 %."""
-    assert summary([Span(*each) for each in spans]) == f"In the last 24 h: {words}"
+    assert summary([Span(*each) for each in spans]) == f"In {words}"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ async def test_the_journal_is_searched(
     rest: ClientSession, server: Running, monkeypatch: pytest.MonkeyPatch, query: str, numbers: list[int]
 ) -> None:
     """By words and by what happened; the same as a page, as JSON and as CSV."""
-    monkeypatch.setattr(export, "SLICE", 1)
+    monkeypatch.setattr(export, "_TOGETHER", 1)
     await server.registry.register(Info.of("billing:x:1"), Status.OK, actor=ITSELF)
     await server.registry.drain(ID, 60, actor=ALICE)
     await server.registry.deregister("billing:x:1", actor=ITSELF)
