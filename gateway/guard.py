@@ -216,8 +216,7 @@ class Guard:
         else:
             response = json_answer(body, status=status)
         if status == web.HTTPUnauthorized.status_code:
-            accept = request.headers.get(hdrs.ACCEPT)
-            asked_by_script = _REQUESTED_WITH in request.headers or accept == "text/event-stream"
+            asked_by_script = _REQUESTED_WITH in request.headers
             response.headers[hdrs.WWW_AUTHENTICATE] = f"x-{CHALLENGE}" if asked_by_script else CHALLENGE
         return response
 

@@ -323,7 +323,7 @@ class DurableStore(MemoryStore):
             await self.file.write(
                 *map(self._as_it_is, ids), *map(note, entries), trim(self.journal.number), generation=self._last_generation
             )
-        except LunaError:
+        except (LunaError, asyncio.CancelledError):
             self._unwritten |= dict.fromkeys(ids)
             raise
         if entries:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -16,6 +16,10 @@ from luna_grpc.errors import UnavailableError
 from luna_grpc.model import Actor, Door, Info, Instance, Status, StatusReason
 from luna_grpc.store import Registration
 
+CONNECTIONS: Final = 32
+"""Of one replica; who finds none free waits."""
+PATIENCE: Final = 5.0
+"""Seconds to wait for one."""
 READ: Final = 1000
 """Entries of the stream, or instances, read at a time."""
 _SCRIPTS: Final = ("change", "remove", "end", "latest", "drain", "undrain", "renew", "hold", "sweep", "begin")
@@ -76,7 +80,10 @@ class Link:
 
     def __init__(self, url: str, namespace: str, now: Callable[[], int] | None = None) -> None:
         # Nothing is ever sent twice: what was changed must not be changed again.
-        self._client = Redis.from_url(url, retry=Retry(NoBackoff(), 0), protocol=3, legacy_responses=False)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=CONNECTIONS, timeout=PATIENCE, retry=Retry(NoBackoff(), 0), protocol=3, legacy_responses=False
+        )
+        self._client = Redis.from_pool(pool)
         self._now = now
         self.keys = [f"{{{namespace}}}:{key}" for key in redis_scripts.KEYS]  # the braces keep them on one node
         self._meta, self._instances, *_, self._drains, self._changes = self.keys

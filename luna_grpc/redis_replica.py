@@ -7,7 +7,7 @@ from luna_grpc.capacity import Capacity
 from luna_grpc.clock import Clock
 from luna_grpc.events import Change
 from luna_grpc.memory import MemoryStore
-from luna_grpc.redis_link import Value, actor, read
+from luna_grpc.redis_link import Link, Value, actor, read
 from luna_grpc.store import Registration, Terms
 
 _KINDS: Final = {change.value: change for change in Change}
@@ -21,6 +21,10 @@ class Replica(MemoryStore):
         self.revisions: dict[str, int] = {}
         """Of each instance that is there: of its latest change."""
         self._moved: dict[str, Registration] = {}  # those that have left a service and are to join another one
+
+    def forget_moves(self) -> None:
+        """Forget who is between two services: everything is read anew."""
+        self._moved.clear()
 
     def known(self, instance_id: str) -> int:
         """Return the revision of what is known of an instance; 0: nothing."""
@@ -60,6 +64,28 @@ class Replica(MemoryStore):
         registration = Registration(value.instance, value.owner, Terms(0.0, self._clock.wall_ms()))
         registration.live = value.instance.ended is None
         return registration
+
+    async def take_all(self, link: Link, revision: int) -> int:
+        """Take on everything that Redis knows, without telling; return up to which revision, which is not below the one given.
+
+        Raises:
+            UnavailableError: Redis does not answer.
+
+        """
+        seen = set()
+        async for value in link.instances():
+            seen.add(value.instance.info.instance_id)
+            self.take(value)
+        for instance_id in [each for each in self._registrations if each not in seen]:
+            self.drop(instance_id)
+        while entries := await link.changes(revision):  # what has changed while it was read
+            for number, fields in entries:
+                if fields[b"value"]:
+                    self.take(read(fields[b"value"]))
+                else:
+                    self.drop(fields[b"id"].decode(), number)
+                revision = number
+        return revision
 
     def take(self, value: Value) -> None:
         """Take on what is known of an instance, without telling: whoever watches starts over."""

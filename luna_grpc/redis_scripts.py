@@ -16,11 +16,13 @@ if nobody has changed the instance since: so the rules stand in one place, in Py
 from typing import Final
 
 KEYS: Final = ("meta", "instances", "deadlines", "evictions", "drains", "changes")
-KEPT: Final = 100_000
+KEPT: Final = 10_000
 """About how many changes the stream keeps; who is further behind reads everything anew."""
 
 _COMMON: Final = """
 local meta, instances, deadlines, evictions, drains, changes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+-- A revision that is lower than one that a replica has seen: Redis has lost what it acknowledged.
+local function lost(seen) return tonumber(redis.call('HGET', meta, 'revision') or '0') < tonumber(seen) end
 local function now()
   if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
   local t = redis.call('TIME')
@@ -67,7 +69,9 @@ end
 """.replace("KEPT", str(KEPT))
 
 CHANGE: Final = f"""{_COMMON}
--- now, id, revision that the caller knows ('0': unknown id), generation ('': a new one), body, ttl, room, moved, who
+-- now, id, revision that the caller knows ('0': unknown id), generation ('': a new one), body, ttl, room, moved, who,
+-- highest revision that it has seen
+if lost(ARGV[10]) then return {{'LOST'}} end
 local at, id, known, generation, body, ttl, who = now(), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[9]
 local room = tonumber(ARGV[7])
 local value = redis.call('HGET', instances, id)
@@ -95,7 +99,8 @@ return {{'OK', tell(r and r.generation == generation and 'changed' or 'registere
 """
 
 REMOVE: Final = f"""{_COMMON}
--- now, id, revision that the caller knows, who
+-- now, id, revision that the caller knows, who, highest revision
+if lost(ARGV[5]) then return {{'LOST'}} end
 local value = redis.call('HGET', instances, ARGV[2])
 local r = value and parts(value)
 if not r or r.revision ~= ARGV[3] then return {{'CONFLICT', redis.call('HGET', meta, 'revision') or '0'}} end
@@ -110,7 +115,8 @@ return last or '0'
 """
 
 DRAIN: Final = f"""{_COMMON}
--- now, id, revision that the caller knows, until, most, who
+-- now, id, revision that the caller knows, until, most, who, highest revision
+if lost(ARGV[7]) then return {{'LOST'}} end
 local value = redis.call('HGET', instances, ARGV[2])
 local r = value and parts(value)
 if not r or r.revision ~= ARGV[3] then return {{'CONFLICT', redis.call('HGET', meta, 'revision') or '0'}} end
@@ -122,7 +128,8 @@ return {{'OK', tell('drained', ARGV[2], joined(r), ARGV[6])}}
 """
 
 UNDRAIN: Final = f"""{_COMMON}
--- now, id, who
+-- now, id, who, highest revision
+if lost(ARGV[4]) then return {{'LOST'}} end
 local there = redis.call('HEXISTS', instances, ARGV[2]) == 1 or redis.call('ZSCORE', drains, ARGV[2])
 if not there then return {{'UNKNOWN'}} end
 return {{'OK', undrain(ARGV[2], ARGV[3]) or redis.call('HGET', meta, 'revision') or '0'}}
@@ -155,10 +162,17 @@ if until_ > tonumber(redis.call('HGET', meta, 'held_until') or '0') then redis.c
 """
 
 SWEEP: Final = f"""{_COMMON}
--- now, limit, evict after, who
+-- now, limit, evict after, who, ttl
 -- returns how many expired and were evicted, by how much it is late, the latest revision, that of the drains, and the epoch
 local at, limit, who, expired, evicted, late = now(), ARGV[2], ARGV[4], 0, 0, 0
 local held = tonumber(redis.call('HGET', meta, 'held_until') or '0')
+local gap = at - tonumber(redis.call('HGET', meta, 'swept_at') or '0')
+redis.call('HSET', meta, 'swept_at', number(at))
+if tonumber(ARGV[5]) > 0 and (gap > 5000 or gap < 0) then
+  -- nobody has looked for a while, or the clock has jumped: everyone gets a full lease
+  held = at + tonumber(ARGV[5])
+  redis.call('HSET', meta, 'held_until', number(held))
+end
 if at >= held then
   local due = redis.call('ZRANGEBYSCORE', deadlines, '-inf', number(at), 'LIMIT', 0, limit)
   if due[1] then late = at - math.max(held, tonumber(redis.call('ZSCORE', deadlines, due[1]))) end

@@ -13,7 +13,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 
@@ -24,7 +24,7 @@ from luna_grpc.drains import Drains
 from luna_grpc.errors import NotFoundError, ResourceExhaustedError, UnavailableError
 from luna_grpc.memory import Decided
 from luna_grpc.model import ITSELF, Actor, Info, Status, StatusReason
-from luna_grpc.redis_link import Link, Said, body, member, read, who
+from luna_grpc.redis_link import Link, Said, body, member, who
 from luna_grpc.redis_replica import Replica
 from luna_grpc.store import Registration, Swept, Terms
 
@@ -106,7 +106,9 @@ class RedisStore(Replica):
                 int(moved),
                 who(actor),
             )
-            if await self._made("change", instance_id, self.known(instance_id), *arguments):
+            with self._room.kept(now.info.name, new=held is None, joins=held is None or moved):
+                made = await self._made("change", instance_id, self.known(instance_id), *arguments)
+            if made:
                 break
         registration = self.get(instance_id)
         if registration is None or not registration.live:
@@ -124,6 +126,7 @@ class RedisStore(Replica):
 
     async def heard_only_here(self, registrations: Iterable[Registration]) -> list[Registration]:
         """Return those whose last heartbeat came to this replica, as far as Redis has been told."""
+        await asyncio.sleep(2 * FLUSH)  # until the others have told what they have heard
         asked = [each for each in registrations if each.live]
         found: list[Registration] = []
         for start in range(0, len(asked), BATCH):
@@ -150,7 +153,9 @@ class RedisStore(Replica):
 
     async def undrain(self, instance_id: str, *, actor: Actor) -> Registration | None:
         """Put an instance back into service, once Redis has it."""
-        answer = await self._ask("undrain", instance_id, who(actor))
+        answer = await self._ask("undrain", instance_id, who(actor), self.feed.revision)
+        if answer[0] == b"LOST":
+            self._give_up()
         if answer[0] == b"UNKNOWN":
             raise NotFoundError(f"{instance_id} is neither registered nor drained")
         await self._catch_up(int(answer[1]))
@@ -159,21 +164,28 @@ class RedisStore(Replica):
 
     async def _made(self, script: str, *arguments: Said) -> bool:
         """Have a change made and wait until it is carried out here; return False when it is to be decided anew."""
-        answer = await self._ask(script, *arguments)
+        before = self.known(str(arguments[0]))
+        answer = await self._ask(script, *arguments, self.feed.revision)
+        if answer[0] == b"LOST":
+            self._give_up()
         if answer[0] == b"FULL":
             raise ResourceExhaustedError(
                 "the registry takes no more of these (LUNA_MAX_INSTANCES, or instances that are drained): remove some",
                 retry_after=RETRY_AFTER,
             )
         await self._catch_up(int(answer[1]))
+        if answer[0] == b"CONFLICT" and self.known(str(arguments[0])) == before:
+            self._give_up()
         return bool(answer[0] == b"OK")
 
-    def _known(self, instance_id: str) -> int:
-        return self.revisions.get(instance_id, 0)
+    def _give_up(self) -> NoReturn:
+        """Have everything read anew: Redis knows something else than it did."""
+        self._stale = True
+        raise UnavailableError("Redis has lost what it had acknowledged, and is read anew; try again", retry_after=1)
 
     def _left(self, deadline: float) -> int:
-        """Return how many milliseconds there are until a deadline."""
-        return round((deadline - self._clock.now()) * 1000)
+        """Return how many milliseconds there are until a deadline and until Redis knows of a heartbeat that came by then."""
+        return round((deadline - self._clock.now() + 2 * FLUSH) * 1000)
 
     async def _catch_up(self, revision: int) -> None:
         """Wait until everything up to a revision is carried out here."""
@@ -229,22 +241,10 @@ class RedisStore(Replica):
         epoch, began = await self._ask("begin", secrets.token_hex(8), known)
         fresh = epoch.decode() != self.epoch
         self.epoch = epoch.decode()
-        revision = int(began)
+        self.forget_moves()
         if fresh:  # what was known may never have been, as far as Redis remembers
             self.revisions.clear()
-        seen = set()
-        async for value in self._link.instances():
-            seen.add(value.instance.info.instance_id)
-            self.take(value)
-        for instance_id in [each for each in self._registrations if each not in seen]:
-            self.drop(instance_id)
-        while entries := await self._link.changes(revision):
-            for number, fields in entries:
-                if fields[b"value"]:
-                    self.take(read(fields[b"value"]))
-                else:
-                    self.drop(fields[b"id"].decode(), number)
-                revision = number
+        revision = await self.take_all(self._link, int(began))
         await self._read_drains()
         self._stale = False
         # Whoever is missing in a registry that has lost its memory may only not have come back yet.
@@ -294,18 +294,19 @@ class RedisStore(Replica):
                     self._applied.notify_all()
 
     async def _tick(self) -> None:
-        last = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             await asyncio.sleep(FLUSH)
-            now = asyncio.get_running_loop().time()
-            paused, last = now - last > FLUSH + 1, now
+            paused = loop.time() - began > FLUSH + 1
             with suppress(UnavailableError):
                 if self._holding or paused or self.stale_since is not None:
                     await self._ask("hold", self._ttl_ms)
                     self._holding = False
                     self._back()
                 await self.tell()
-                await self.look()
+                while (await self.look()).more:
+                    await self.tell()
 
     def _back(self) -> None:
         if self.stale_since is not None:
@@ -316,19 +317,21 @@ class RedisStore(Replica):
 
     async def tell(self) -> None:
         """Tell Redis of heartbeats."""
-        while self._renewed:
-            part = [self._renewed.popitem()[0] for _ in range(min(BATCH, len(self._renewed)))]
-            pairs = [(member(each), self._left(each.deadline)) for each in part if each.live]
+        waiting, self._renewed = list(self._renewed), {}
+        for start in range(0, len(waiting), BATCH):
+            part = [each for each in waiting[start : start + BATCH] if each.live]
             try:
-                if pairs:
-                    await self._ask("renew", *(each for pair in pairs for each in pair))
+                if part:
+                    await self._ask("renew", *(said for each in part for said in (member(each), self._left(each.deadline))))
             except UnavailableError:
-                self._renewed.update(dict.fromkeys(part))
+                self._renewed = dict.fromkeys(waiting[start:]) | self._renewed
                 raise
 
     async def look(self, limit: int = BATCH) -> Swept:
         """Let Redis look whether something has run out."""
-        expired, evicted, late, revision, drained, epoch = await self._ask("sweep", limit, self._evict_ms, who(ITSELF))
+        expired, evicted, late, revision, drained, epoch = await self._ask(
+            "sweep", limit, self._evict_ms, who(ITSELF), self._ttl_ms
+        )
         if epoch.decode() != self.epoch or int(revision) < self.feed.revision:
             self._stale = True
         if int(drained) != self._drains_revision:

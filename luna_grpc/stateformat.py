@@ -56,7 +56,7 @@ _ENDED: Final = "SELECT instance_id, ended_at FROM instances WHERE ended IS NOT 
 _DRAIN: Final = "INSERT OR REPLACE INTO drains VALUES (?, ?, ?)"
 _UNDRAIN: Final = "DELETE FROM drains WHERE instance_id = ?"
 _OVER: Final = "DELETE FROM drains WHERE until <= ?"
-_NOTE: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NOTE: Final = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TRIM: Final = "DELETE FROM journal WHERE number <= ?"
 
 Statement: TypeAlias = tuple[str, tuple[Any, ...]]

@@ -204,6 +204,24 @@ async def test_the_journal_is_kept(path: Path, clock: FakeClock, monkeypatch: py
         assert store.journal.number == entries[-1].number + 2
 
 
+async def test_what_is_being_written_when_it_stops_is_not_written_twice(path: Path, clock: FakeClock) -> None:
+    """And what came after it is written as well."""
+    async with durable(path, clock) as store:
+        one, two = await register(store, clock, "a:h:1"), await register(store, clock, "a:h:2")
+        await written(store)
+        await store.end([one], StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+        async with slow_disk(store.file):
+            await asyncio.sleep(2 * module.SOON)  # so that the first end is on its way
+            await store.end([two], StatusReason.LEASE_EXPIRED, now=clock.now(), actor=ALICE)
+            closing = asyncio.create_task(store.close())
+            await settle()
+        await closing
+        number = store.journal.number
+    async with durable(path, clock) as store:
+        assert [found(store, each).instance.ended for each in ("a:h:1", "a:h:2")] == [StatusReason.LEASE_EXPIRED] * 2
+        assert store.journal.number == number
+
+
 async def test_a_file_of_the_first_format_is_read(path: Path, clock: FakeClock) -> None:
     """What it does not have is made."""
     async with durable(path, clock) as store:

@@ -1,10 +1,13 @@
 """The store of several replicas, on a real Redis."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
+from luna_grpc.capacity import Capacity
+from luna_grpc.errors import ResourceExhaustedError, UnavailableError
 from luna_grpc.redis_link import Link
 from luna_grpc.redis_store import RedisStore
 from luna_grpc.store import Swept
@@ -58,8 +61,43 @@ class TestRedisStore(StoreContract):
         async with Redis.from_url(redis.url) as client:
             await client.flushall()
         link = Link(redis.url, "luna", now=lambda: clock.epoch_ms + round(store.seconds * 1000))
-        store = InFakeTime(clock, link, ttl=TTL, evict_after=EVICT_AFTER)
+        store = InFakeTime(clock, link, ttl=0, evict_after=EVICT_AFTER)
         store._works.remove(store._tick)  # sweeps tell Redis of heartbeats
         await store.start()
         yield store
         await store.close()
+
+
+async def test_a_redis_that_comes_back_older_is_found_out(redis: RedisServer, clock: FakeClock) -> None:
+    """Even if so much has changed since that its revision is not lower; what it knows counts, and calls end."""
+    async with Redis.from_url(redis.url) as client:
+        await client.flushall()
+        store = RedisStore(clock, Link(redis.url, "luna"), ttl=TTL, evict_after=EVICT_AFTER)
+        await store.start()
+        helper = StoreContract()
+        for number in range(1, 4):
+            await helper.register(store, f"old:h:{number}")
+        await client.hset("{luna}:meta", "revision", "1")
+        await client.hdel("{luna}:instances", "old:h:2", "old:h:3")
+        await client.delete("{luna}:changes")
+        with pytest.raises(UnavailableError):
+            await helper.register(store, "new:h:1")
+        async with asyncio.timeout(20):
+            while store.get("old:h:2") is not None:  # noqa: ASYNC110 - it is read anew as soon as possible
+                await asyncio.sleep(0.01)
+        await helper.register(store, "new:h:1")
+        assert [service.name for service in store.services()] == ["new", "old"]
+        await store.close()
+
+
+async def test_as_many_changes_at_once_as_anyone_likes(redis: RedisServer, clock: FakeClock) -> None:
+    """They wait for a connection, and the limit of a service holds."""
+    async with Redis.from_url(redis.url) as client:
+        await client.flushall()
+    store = RedisStore(clock, Link(redis.url, "luna"), ttl=TTL, evict_after=EVICT_AFTER, capacity=Capacity(per_service=150))
+    await store.start()
+    helper = StoreContract()
+    outcomes = await asyncio.gather(*(helper.register(store, f"a:h:{n}") for n in range(1, 301)), return_exceptions=True)
+    assert sum(isinstance(each, ResourceExhaustedError) for each in outcomes) == 150
+    assert (store.count(), store.stale_since) == (150, None)
+    await store.close()

@@ -22,6 +22,7 @@ from visits import PATIENCE, Visit, Visits, visits_of
 
 LIST = "/registry/v1/services/"
 SERVICE = "/registry/v1/services/orders"
+JOURNAL = "/registry/v1/journal"
 SOON = 2.0
 """Seconds within which a change is seen."""
 
@@ -121,6 +122,21 @@ async def test_what_changes_is_seen_soon(
     await looking.assert_quiet()
     await search.press("x")
     await expect(search).to_have_value("x")
+
+
+async def test_a_row_with_the_focus_says_where_it_leads(remembering: Visits, server: Running) -> None:
+    """What is new comes above it, and each row stays what it was: its words and its link are of one instance."""
+    await register(server, "orders:h:1")
+    looking = await remembering()
+    page = looking.page
+    await looking.goto(JOURNAL)
+    await state(page, "live")
+    await page.keyboard.press("j")
+    await register(server, "orders:h:2")
+    await expect(page.locator("main a.open")).to_have_text(["orders:h:2", "orders:h:1"])
+    assert await page.evaluate("document.activeElement.textContent") == "orders:h:1"
+    for link in await page.locator("main a.open").all():
+        assert (await link.get_attribute("href") or "").endswith((await link.text_content() or "").replace(":", "%3A"))
 
 
 async def test_what_somebody_does_survives(remembering: Visits, server: Running) -> None:

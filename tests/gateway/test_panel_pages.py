@@ -257,6 +257,10 @@ async def test_the_journal_is_a_page(rest: ClientSession, server: Running, clock
         ("kind=registered", [2, 1]),
         ("kind=drained&q=orders", [3]),
         ("kind=nosuch&page=0", [4, 3, 2, 1]),
+        ("service=orders", [3, 1]),
+        ("service=order", []),
+        ("instance=orders:h:1&kind=drained", [3]),
+        ("instance=h:1", []),
     ],
 )
 async def test_the_journal_is_searched(
