@@ -3,12 +3,13 @@
 It is the chromium of the system. A page can reach the server under test and pages of the test's own, and nothing else.
 """
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Route, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, Route, async_playwright
 from yarl import URL
 
 from support import need
@@ -83,7 +84,16 @@ async def chromium() -> AsyncIterator[Browser]:
         arguments = ["--no-sandbox", f"--host-resolver-rules={names}"]
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         yield browser
-        await browser.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(20):
+                await browser.close()
+
+
+async def close(context: BrowserContext) -> None:
+    """Close a profile. Chromium may never say that it did, when a page was just being loaded: the end of the browser does it then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            await context.close()
 
 
 @asynccontextmanager
@@ -95,7 +105,7 @@ async def visits_of(browser: Browser, origin: str) -> AsyncIterator[Visits]:
             credentials = {"username": user, "password": "", "origin": origin, "send": "always"}
             context = await browser.new_context(**{"http_credentials": credentials, **settings})
             context.set_default_timeout(PATIENCE)
-            stack.push_async_callback(context.close)
+            stack.push_async_callback(close, context)
             visit = Visit(await context.new_page(), origin)
             await visit.begin()
             return visit

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page
 from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.serve import Running, running
 from support import settings_for_tests
-from visits import EVIL, PATIENCE
+from visits import EVIL, PATIENCE, close
 
 TRY = """async ([url, method, mode, type]) => {
   try {
@@ -62,7 +62,7 @@ async def signed_in(browser: Browser, server: Running) -> AsyncIterator[Page]:
     assert again is not None
     assert again.status == 200
     yield page
-    await context.close()
+    await close(context)
 
 
 @pytest.fixture
@@ -130,6 +130,7 @@ async def test_the_forms_of_the_panel_on_a_foreign_page(
         async with page.expect_response(lambda response: "/panel/" in response.url) as answer:
             await page.get_by_role("button", name=what.capitalize()).click()
         assert (await answer.value).status == 303
+        await page.wait_for_url(f"{url}/instances/**", wait_until="load")
         assert server.registry.store.totals().instances_up == 0
 
 
@@ -180,7 +181,7 @@ async def test_a_name_that_is_bound_anew(browser: Browser, target: tuple[Running
     )
     assert "PERMISSION_DENIED" in seen or seen == "refused by the browser"
     assert server.registry.store.get("evil:h:1") is None
-    await context.close()
+    await close(context)
 
 
 async def test_these_attacks_work_where_they_are_allowed(browser: Browser) -> None:

@@ -18,7 +18,7 @@ from luna_grpc.model import ITSELF, Info, Status
 from luna_grpc.registry import Beat
 from luna_grpc.serve import Running, running
 from support import SOAK, settings_for_tests
-from visits import PATIENCE
+from visits import PATIENCE, close
 
 INSTANCES = 100_000 if SOAK else 2_000
 PER_SERVICE = 20
@@ -81,7 +81,7 @@ async def test_an_open_page_costs_little(
             await page.locator("#live[data-state=live]").wait_for()
             cost = await used() - without
         entries = await page.evaluate(ENTRIES)
-        await context.close()
+        await close(context)
     longest = max(spent for _, _, spent in entries)
     figures = f"{cost:.2f} % of a core on top of {without:.2f} %, {len(entries)} fetches of at most {longest} ms"
     record_property("one open page", figures)
