@@ -90,7 +90,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 async def close(context: BrowserContext) -> None:
-    """Close a profile. Chromium may never say that it did, when a page was just being loaded: the end of the browser does it then."""
+    """Close a profile. When a page was just being loaded, Chromium may never say that it did: it ends with the browser."""
     with suppress(TimeoutError):
         async with asyncio.timeout(10):
             await context.close()
