@@ -1,5 +1,6 @@
 """The panel without JavaScript: everything can be read, searched, sorted, paged, drained; and how many clicks that takes."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -68,14 +69,14 @@ async def test_an_instance_is_drained_and_put_back(looking: Visit, server: Runni
     await row.get_by_label("Drain for").select_option("15 min")
     await row.get_by_role("button", name="Drain").click()
     assert page.url.endswith("/orders?sort=id")
-    assert "for another 15 min" in await row.inner_text()
+    assert re.search(r"for another 1[45] min", await row.inner_text())
     await row.get_by_role("button", name="Undrain").click()
     assert server.registry.get("orders:h:1").instance.drained_until is None
     await row.get_by_role("link", name="orders:h:1").click()
     await page.get_by_label("Drain for").select_option("7 days")
     await page.get_by_role("button", name="Drain").click()
     assert "Taken out of service by admin" in await page.locator("main").inner_text()
-    assert "6 d 23 h" in await page.locator("main").inner_text()
+    assert re.search(r"another (7 days|6 d 23 h)", await page.locator("main").inner_text())
     await page.get_by_role("button", name="Undrain").click()
     await looking.goto("/registry/v1/journal")
     said = await page.locator("tbody tr").first.inner_text()
