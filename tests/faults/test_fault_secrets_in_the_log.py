@@ -32,7 +32,7 @@ from luna_grpc import cli, registry
 def broken(self, instance_id):
     raise ZeroDivisionError(instance_id)
 
-registry.Registry.get = broken
+registry.Registry.get = registry.Registry.time_left = broken
 cli.app()
 """
 """Luna with a fault in it: looking at an instance fails in a way that nobody has foreseen."""
