@@ -189,7 +189,7 @@ async def test_no_credentials_are_logged(tmp_path: Path) -> None:
     assert {"OK", "INVALID_ARGUMENT", "ALREADY_EXISTS", "PERMISSION_DENIED", "UNAUTHENTICATED", "INTERNAL"} <= {
         code.name for code in codes
     }
-    assert {"registered", "status changed", "removed", "login failed", "failed", "users file reloaded"} <= {
+    assert {"registered", "status changed", "deregistered", "login failed", "failed", "users file reloaded"} <= {
         line["event"] for line in lines
     }
     text = json.dumps(lines) + "".join(str(line) for line in lines)
