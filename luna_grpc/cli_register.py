@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -58,7 +59,7 @@ def register(
 
     Example: luna register orders:localhost:8080 --version 1.4 -- ./orders --port 8080
     """
-    if command and shutil.which(command[0]) is None:
+    if command and shutil.which(command[0]) is None and not Path(command[0]).exists():  # one that is there may be no program
         fail(f"there is no command {command[0]}", code=EXIT_NO_COMMAND)
     from luna_grpc.client import Registration  # noqa: PLC0415 - gRPC takes a while
 
