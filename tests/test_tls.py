@@ -681,8 +681,8 @@ async def test_the_examples_of_the_panel(secure: Running, mutual: Running, share
     async with rest(secure, shared.anonymous(), basic()) as session:
         text = await page(session)
     assert f"curl -u admin: -X POST https://localhost:{secure.rest_port}/registry" in text
-    assert 'grpcurl -H "authorization: Basic $(printf %s admin: | base64)"' in text
-    assert "localhost:50051 luna.registry.v1.Registry/Register" in text
+    assert 'grpcurl -H "authorization: Basic $(printf %s admin: | base64 | tr -d "\\n")"' in text
+    assert f"localhost:{secure.grpc_port} luna.registry.v1.Registry/Register" in text
     assert "--cacert ca.pem" in text
     async with rest(mutual, shared.client("reader.example")) as session:
         text = await page(session)
