@@ -22,10 +22,6 @@ class Replica(MemoryStore):
         """Of each instance that is there: of its latest change."""
         self._moved: dict[str, Registration] = {}  # those that have left a service and are to join another one
 
-    def forget_moves(self) -> None:
-        """Forget who is between two services: everything is read anew."""
-        self._moved.clear()
-
     def known(self, instance_id: str) -> int:
         """Return the revision of what is known of an instance; 0: nothing."""
         return self.revisions.get(instance_id, 0)
@@ -72,6 +68,7 @@ class Replica(MemoryStore):
             UnavailableError: Redis does not answer.
 
         """
+        self._moved.clear()
         seen = set()
         async for value in link.instances():
             seen.add(value.instance.info.instance_id)

@@ -241,7 +241,6 @@ class RedisStore(Replica):
         epoch, began = await self._ask("begin", secrets.token_hex(8), known)
         fresh = epoch.decode() != self.epoch
         self.epoch = epoch.decode()
-        self.forget_moves()
         if fresh:  # what was known may never have been, as far as Redis remembers
             self.revisions.clear()
         revision = await self.take_all(self._link, int(began))
