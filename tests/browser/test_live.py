@@ -137,6 +137,13 @@ async def test_a_row_with_the_focus_says_where_it_leads(remembering: Visits, ser
     assert await page.evaluate("document.activeElement.textContent") == "orders:h:1"
     for link in await page.locator("main a.open").all():
         assert (await link.get_attribute("href") or "").endswith((await link.text_content() or "").replace(":", "%3A"))
+    await looking.goto(LIST)
+    await state(page, "live")
+    count = page.get_by_role("link", name="Services up")
+    await count.focus()
+    await register(server, "mail:h:1")
+    await expect(count).to_have_text(re.compile("2"))
+    await expect(count).to_be_focused()
 
 
 async def test_what_somebody_does_survives(remembering: Visits, server: Running) -> None:
